@@ -73,11 +73,12 @@ class Person:
         def colour(base, spread):
             return tuple(int(c) for c in np.clip(np.asarray(base) + rng.uniform(-spread, spread, 3), 0, 255))
 
+        skin = colour(_SKINS[rng.integers(len(_SKINS))], 10)
         return cls(
-            skin=colour(_SKINS[rng.integers(len(_SKINS))], 10),
+            skin=skin,
             hair=colour(_HAIRS[rng.integers(len(_HAIRS))], 12),
             hair_shape=("short", "long", "bald", "cap")[rng.integers(4)],
-            lips=colour((150, 50, 50), 25),
+            lips=colour(np.array(skin) * (0.6, 0.25, 0.25), 15),
             background=colour((130, 130, 130), 100),
             clothes=colour((110, 110, 110), 100),
             glasses=bool(rng.random() < 0.25),
@@ -438,7 +439,9 @@ def _write(path, video, fps, audio) -> None:
         if video is not None:
             pictures = _video_stream(container, video.shape[2], video.shape[1], fps)
         if audio is not None:
-            voice = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono", bit_rate=64_000)
+            # The fast coder takes a tenth of the time of the default one.
+            voice = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono", options={"aac_coder": "fast"})
+            voice.bit_rate = 64_000
             voice.thread_count = 1
         if video is not None:
             for frame in video:

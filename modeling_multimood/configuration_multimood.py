@@ -1,0 +1,85 @@
+"""Configuration of MultiMood: four backbones, the token ids that join them, and the connectors' settings."""
+
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+# Which class of the code files beside the weights each AutoClass takes with `trust_remote_code=True`.
+_GENERATIVE = "modeling_multimood.MultiMoodForConditionalGeneration"
+AUTO_MAP = {
+    "AutoConfig": "configuration_multimood.MultiMoodConfig",
+    "AutoModel": "modeling_multimood.MultiMoodModel",
+    "AutoModelForCausalLM": _GENERATIVE,
+    "AutoModelForImageTextToText": _GENERATIVE,
+    "AutoModelForMultimodalLM": _GENERATIVE,
+    "AutoProcessor": "processing_multimood.MultiMoodProcessor",
+}
+
+
+@strict
+class MultiMoodConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`MultiMoodModel`].
+
+    Args:
+        vision_config (`dict` or `PreTrainedConfig`, *optional*):
+            The vision encoder; `None` for a model without video.
+        audio_config (`dict` or `PreTrainedConfig`, *optional*):
+            The audio encoder; `None` for a model without audio.
+        history_config (`dict` or `PreTrainedConfig`, *optional*):
+            The sequence model that compresses earlier utterances; `None` for a model without memory.
+        text_config (`dict` or `PreTrainedConfig`, *optional*, defaults to Qwen2):
+            The decoder.
+        video_token_id, audio_token_id, history_token_id (`int`, *optional*):
+            Placeholders in the decoder's vocabulary, one for each feature vector.
+        image_token_id (`int`, *optional*):
+            Not fed by MultiMood; TRL reads it of every multimodal processor and model. The same as `video_token_id`.
+        memory_token_id (`int`, *optional*):
+            `<MEM>` in the *history* vocabulary; it follows each utterance.
+        vision_feature_layer (`int`, *optional*, defaults to -2):
+            Which of the vision encoder's hidden states is read (the paper: the second-to-last layer).
+        connector_depth (`int`, *optional*, defaults to 4):
+            Blocks in each of the video connector's two RegNet stages.
+        audio_pooling (`int`, *optional*, defaults to 1):
+            Consecutive audio vectors that are stacked into one before the projection: one LLM token each group.
+        turn_grammar (`dict`, *optional*):
+            Token ids of the four lines of a turn, as `MultiMoodProcessor.turn_grammar()` makes it.
+        tie_word_embeddings (`bool`, *optional*):
+            Follows `text_config`.
+    """
+
+    model_type = "multimood"
+    sub_configs_defaults: ClassVar[dict] = {
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="siglip_vision_model", optional=True),
+        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="whisper", optional=True),
+        "history_config": SubConfigSpec(config_class=AutoConfig, model_type="mamba2", optional=True),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    audio_config: dict | PreTrainedConfig | None = None
+    history_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    image_token_id: int | None = None
+    video_token_id: int | None = None
+    audio_token_id: int | None = None
+    history_token_id: int | None = None
+    memory_token_id: int | None = None
+    vision_feature_layer: int = -2
+    connector_depth: int = 4
+    audio_pooling: int = 1
+    turn_grammar: dict | None = None
+    tie_word_embeddings: bool | None = None
+
+    def __post_init__(self, **kwargs):
+        kwargs["auto_map"] = dict(AUTO_MAP)
+        super().__post_init__(**kwargs)
+        self.tie_word_embeddings = self.text_config.tie_word_embeddings
+        for name in ("connector_depth", "audio_pooling"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+
+
+__all__ = ["AUTO_MAP", "MultiMoodConfig"]

@@ -1,0 +1,1 @@
+"""Media and dialogue → tensors → turn; published to the Hub as flat files."""

@@ -1,0 +1,474 @@
+"""One person's conversation: a model, what it remembers of the talk, and the turn at hand. What apps call.
+
+```python
+session = SupportSession.from_pretrained("assets/multimood-tiny")
+session.add_history([{"speaker": "client", "text": "My sister is called Ruth."}])
+reply = session.respond(text="I didn't sleep again.", video="clip.mp4")
+print(reply.turn.strategy, reply.turn.response)
+```
+
+The last `processor.verbatim_pairs` pairs stay as words in the prompt. What leaves this window is appended to a
+`ConversationMemory` once and costs the language model one token an utterance from then on, so a turn costs the same
+however long the talk has been. Nothing else of the conversation is kept.
+"""
+
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from transformers import BatchFeature, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+
+from .modeling_multimood.conversation_memory import ConversationMemory
+from .modeling_multimood.modeling_multimood import MultiMoodForConditionalGeneration
+from .modeling_multimood.turn_grammar import SupportTurnLogitsProcessor, TurnOpening
+from .processors.processing_multimood import MultiMoodProcessor
+from .processors.turn import SPEAKERS, SupportTurn, build_prompt, render_utterance
+
+
+@dataclass(frozen=True)
+class SupportReply:
+    """What a turn gave and what it cost.
+
+    Args:
+        turn (`SupportTurn`): the most probable labels and the response.
+        probabilities (`dict[str, dict[str, float]]`): for "client_emotion", "therapist_emotion" and "strategy" each
+            label's probability, summing to 1. Estimates of a model, not findings about a person.
+        modalities (`tuple[str, ...]`): what the answer is based on, of "video", "audio", "text" and "memory". A silent
+            film gives no "audio".
+        prompt_tokens (`dict[str, int]`): the prompt's tokens by kind: "text", "video", "audio", "memory". Those of
+            memory are its slots, one an utterance.
+        saved_tokens (`int`): tokens the remembered utterances would have cost as words, less the memory's slots.
+        new_tokens (`int`): tokens of the response.
+        seconds (`dict[str, float]`): wall time of "media" (decoding and tokenizing), "prefill" (reading the prompt and
+            choosing the labels) and "generation".
+    """
+
+    turn: SupportTurn
+    probabilities: dict[str, dict[str, float]]
+    modalities: tuple[str, ...]
+    prompt_tokens: dict[str, int]
+    saved_tokens: int
+    new_tokens: int
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict:
+        """The reply as plain JSON types."""
+        return asdict(self)
+
+
+@dataclass
+class _Reading:
+    """A turn that has been read but not answered: the model's inputs, and what will be kept of it."""
+
+    inputs: BatchFeature
+    words: str
+    modalities: tuple[str, ...]
+    prompt_tokens: dict[str, int]
+    seconds: dict[str, float]
+
+
+class SupportSession:
+    """The conversation of one person with one model.
+
+    Turns are strictly ordered: a second turn cannot begin before the first is answered. A turn that fails, or whose
+    stream is closed early, leaves the conversation as it was.
+
+    Args:
+        model (`MultiMoodForConditionalGeneration`): may be shared by many sessions.
+        processor (`MultiMoodProcessor`): the model's own; `processor.verbatim_pairs` is the window's size.
+        problem_type (`str`, *optional*): what the talk is about, as the corpus has it, e.g. "work pressure".
+        situation (`str`, *optional*): a few words on the person's situation.
+        max_slots (`int`, *optional*): most utterances the memory holds; the oldest give way. Unlimited by default.
+        max_new_tokens (`int`): most tokens of a response.
+        **generation: what else `model.generate` takes, e.g. `do_sample=True, temperature=0.7`.
+    """
+
+    def __init__(
+        self,
+        model: MultiMoodForConditionalGeneration,
+        processor: MultiMoodProcessor,
+        *,
+        problem_type: str | None = None,
+        situation: str | None = None,
+        max_slots: int | None = None,
+        max_new_tokens: int = 128,
+        **generation,
+    ):
+        self.model = model
+        self.processor = processor
+        self.problem_type = problem_type
+        self.situation = situation
+        self.memory: ConversationMemory = model.new_memory(max_slots=max_slots)
+        self.window: list[dict] = []  # the latest utterances, {"speaker", "text"}, that stay as words
+        self.utterances = 0  # said so far, by both
+        self.generation = {"max_new_tokens": max_new_tokens, **generation}
+        self._remembered_tokens = 0  # what the utterances in the memory would have cost as words
+        self._turn = threading.Lock()  # held from a turn's reading to its commit
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_id: str | os.PathLike, *, device: str | torch.device | None = None, dtype="auto", **settings
+    ) -> "SupportSession":
+        """Load model and processor and begin a conversation.
+
+        Args:
+            path_or_id (`str` or `os.PathLike`): folder, or repository on the Hub.
+            device (`str` or `torch.device`, *optional*): where the model runs; a GPU where there is one.
+            dtype (`str` or `torch.dtype`): of the weights; "auto" is the checkpoint's own.
+            **settings: see [`SupportSession`].
+        """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        processor = MultiMoodProcessor.from_pretrained(path_or_id)
+        model = MultiMoodForConditionalGeneration.from_pretrained(path_or_id, dtype=dtype).to(device).eval()
+        return cls(model, processor, **settings)
+
+    @property
+    def memory_slots(self) -> int:
+        """Utterances in the memory."""
+        return len(self.memory.vectors[0])
+
+    @property
+    def saved_tokens(self) -> int:
+        """Tokens the remembered utterances would cost as words in each prompt, less the memory's slots."""
+        return self._remembered_tokens - self.memory_slots
+
+    def add_history(self, utterances: Iterable[dict]) -> None:
+        """Take an earlier dialogue as said before the next turn.
+
+        Args:
+            utterances (`Iterable[dict]`): `{"speaker", "text"}` in order, of any number and length; other keys are
+                ignored. Speakers are "client" and "therapist".
+
+        Raises:
+            ValueError: an utterance has an unknown speaker or no text; then none was taken.
+            RuntimeError: a turn is being answered.
+        """
+        utterances = [_checked(utterance, number) for number, utterance in enumerate(utterances, start=1)]
+        with self._between_turns():
+            self._keep(utterances)
+
+    def respond(self, text: str | None = None, video=None, audio=None) -> SupportReply:
+        """Answer a turn. Arguments and errors as in [`stream`]."""
+        with self.stream(text, video, audio) as stream:
+            for _ in stream:
+                pass
+        return stream.reply
+
+    def stream(self, text: str | None = None, video=None, audio=None) -> "ReplyStream":
+        """Answer a turn, giving the response while it is written.
+
+        The turn is read and its labels are chosen before this returns; the response is written in a thread.
+
+        Args:
+            text (`str`, *optional*): the person's words.
+            video (*optional*): path, URL, bytes, file object or frames `(T, H, W, 3)` uint8, or a list of these, which
+                are one timeline. Its own sound is heard too, unless `audio` is given.
+            audio (*optional*): path, URL, bytes, file object or a 16 kHz mono waveform `(n,)`, or a list of these.
+
+        Returns:
+            [`ReplyStream`]: read it to its end, or close it; until then no other turn can begin.
+
+        Raises:
+            ValueError: nothing was given, or the prompt is longer than the language model can read.
+            RuntimeError: another turn is being answered.
+        """
+        self._begin()
+        try:
+            reading = self._read_turn(text, video, audio)
+            opening = self._predict(reading)
+            return ReplyStream(self, reading, opening)
+        except BaseException:
+            self._turn.release()
+            raise
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Keep the conversation: memory, window and settings. Ask the person first.
+
+        The folder holds either the former or the new state whole, whenever the process dies. Its files hold the last
+        words said, in the clear.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._between_turns():
+            memory = f"memory-{uuid.uuid4().hex}.safetensors"
+            self.memory.save(folder / memory)
+            state = {
+                "memory": memory,
+                "window": self.window,
+                "utterances": self.utterances,
+                "remembered_tokens": self._remembered_tokens,
+                "problem_type": self.problem_type,
+                "situation": self.situation,
+            }
+            part = folder / "conversation.json.part"
+            part.write_text(json.dumps(state, ensure_ascii=False, indent=2), encoding="utf-8")
+            part.replace(folder / "conversation.json")  # from here on the folder means the new state
+        for old in folder.glob("memory-*.safetensors"):
+            if old.name != memory:
+                old.unlink()
+
+    def load(self, folder: str | os.PathLike) -> None:
+        """Go on with a conversation that [`save`] kept, in place of this one.
+
+        Raises:
+            FileNotFoundError: the folder holds no conversation.
+            ValueError: it was kept by another model.
+        """
+        folder = Path(folder)
+        state = json.loads((folder / "conversation.json").read_text(encoding="utf-8"))
+        with self._between_turns():
+            self.memory.load(folder / state["memory"])
+            self.window, self.utterances = state["window"], state["utterances"]
+            self._remembered_tokens = state["remembered_tokens"]
+            self.problem_type, self.situation = state["problem_type"], state["situation"]
+
+    # A turn: read, predict, write the response, commit.
+
+    def _read_turn(self, text: str | None, video, audio) -> _Reading:
+        start = time.perf_counter()
+        words = (text or "").strip()
+        if not words and video is None and audio is None:
+            raise ValueError("The turn is empty: give words (text=), a clip (video=) or sound (audio=).")
+        conversation = self._messages(words, video, audio)
+        inputs = self.processor.apply_chat_template(
+            [conversation], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+        ).to(self.model.device)
+
+        ids, config = inputs["input_ids"], self.model.config
+        tokens = {
+            "video": int((ids == config.video_token_id).sum()),
+            "audio": int((ids == config.audio_token_id).sum()),
+            "memory": self.memory_slots,
+        }
+        tokens = {"text": ids.shape[1] - sum(tokens.values()), **tokens}
+        longest, room = self._positions(), self.generation["max_new_tokens"]
+        if longest is not None and ids.shape[1] + room > longest:
+            raise ValueError(
+                f"The prompt has {ids.shape[1]:,} tokens, of which this turn's {len(words):,} characters are a part; "
+                f"with {room} for the response this is more than the {longest:,} the language model can read. "
+                "Shorten the words, or give the earlier ones to add_history()."
+            )
+        modalities = tuple(kind for kind in ("video", "audio", "memory") if tokens[kind])
+        modalities = (*modalities, "text") if words else modalities
+        return _Reading(inputs, words, modalities, tokens, {"media": time.perf_counter() - start})
+
+    def _predict(self, reading: _Reading) -> TurnOpening:
+        start = time.perf_counter()
+        memory = {"history_memory": self.memory} if self.memory_slots else {}
+        opening = self.model.open_turn(**reading.inputs, **memory)
+        reading.seconds["prefill"] = time.perf_counter() - start
+        return opening
+
+    def _write_response(
+        self, reading: _Reading, opening: TurnOpening, streamer: TextIteratorStreamer, stop: StoppingCriteria
+    ) -> list[int]:
+        start = time.perf_counter()
+        prompt = reading.inputs["input_ids"].shape[1]
+        ids = self.model.generate(
+            input_ids=opening.input_ids,
+            attention_mask=opening.attention_mask,
+            past_key_values=opening.past_key_values,
+            logits_processor=[SupportTurnLogitsProcessor(self.model.config.turn_grammar, prompt)],
+            stopping_criteria=StoppingCriteriaList([stop]),
+            streamer=streamer,
+            **self.generation,
+        )
+        reading.seconds["generation"] = time.perf_counter() - start
+        return ids[0, opening.input_ids.shape[1] :].tolist()
+
+    def _commit(self, reading: _Reading, opening: TurnOpening, response_ids: list[int]) -> SupportReply:
+        probabilities = self._named(opening)
+        labels = {field: max(of, key=of.get) for field, of in probabilities.items()}
+        response = self.processor.tokenizer.decode(response_ids, skip_special_tokens=True).strip()
+        turn = SupportTurn(**labels, response=response)
+        saved = self.saved_tokens
+        said = ({"speaker": "client", "text": reading.words}, {"speaker": "therapist", "text": response})
+        self._keep(said)
+        return SupportReply(
+            turn=turn,
+            probabilities=probabilities,
+            modalities=reading.modalities,
+            prompt_tokens=reading.prompt_tokens,
+            saved_tokens=saved,
+            new_tokens=len(response_ids),
+            seconds=reading.seconds,
+        )
+
+    def _messages(self, words: str, video, audio) -> list[dict]:
+        """The turn as a row's prompt, but for the memory, which stands in for the older history."""
+        clips = [] if video is None else video if isinstance(video, list | tuple) else [video]
+        row = {
+            "history": self.window,
+            "problem_type": self.problem_type,
+            "situation": self.situation,
+            "videos": clips,
+            "utterance": words,
+        }
+        messages = build_prompt(row, verbatim_pairs=len(self.window))
+        content = messages[-1]["content"]
+        # Frames carry no sound, and sound that is given goes before the clip's own.
+        if audio is not None or any(hasattr(clip, "shape") for clip in clips):
+            content[:] = [block for block in content if block["type"] != "audio"]
+        if audio is not None:
+            content.insert(-1, {"type": "audio", "audio": audio})  # before the words, which are last
+        if self.memory_slots:
+            content.insert(0, {"type": "history", "slots": self.memory_slots})
+        return messages
+
+    def _keep(self, utterances: Iterable[dict]) -> None:
+        """Add to the window, and move what leaves it to the memory."""
+        utterances = list(utterances)
+        window = [*self.window, *utterances]
+        costs = [len(self.processor.tokenizer(render_utterance(said) + "\n")["input_ids"]) for said in window]
+        leave = max(len(window) - 2 * self.processor.verbatim_pairs, 0)
+        # Half of what the model can read is for the window: very long utterances leave it early.
+        budget = (self._positions() or sum(costs) * 2) // 2
+        while sum(costs[leave:]) > budget:
+            leave += 1
+        if leave:
+            self.memory.append(**self.processor.encode_history([window[:leave]]).to(self.model.device))
+        self.window = window[leave:]
+        self.utterances += len(utterances)
+        self._remembered_tokens += sum(costs[:leave])
+
+    def _named(self, opening: TurnOpening) -> dict[str, dict[str, float]]:
+        names = self.model.label_names
+        return {
+            field: dict(zip(names[field], row[0].tolist(), strict=True))
+            for field, row in opening.probabilities.items()
+        }
+
+    def _positions(self) -> int | None:
+        """Most tokens the language model can read; None where its architecture has no limit."""
+        return getattr(self.model.config.text_config, "max_position_embeddings", None)
+
+    def _begin(self) -> None:
+        if not self._turn.acquire(blocking=False):
+            raise RuntimeError("A turn is being answered: read its stream to the end, or close it, before the next.")
+
+    @contextmanager
+    def _between_turns(self) -> Iterator[None]:
+        self._begin()
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+
+class ReplyStream(Iterator[str]):
+    """The pieces of a response while it is written, then the reply.
+
+    ```python
+    with session.stream(text="I didn't sleep again.") as stream:
+        print(stream.probabilities["client_emotion"])
+        for piece in stream:
+            print(piece, end="", flush=True)
+    print(stream.reply.turn.strategy)
+    ```
+
+    The pieces together are the response, but for white space around it. An error while writing is raised by the
+    iteration. Closing the stream before its end stops the writing and drops the turn.
+    """
+
+    def __init__(self, session: SupportSession, reading: _Reading, opening: TurnOpening):
+        self.probabilities = session._named(opening)
+        self._session, self._reading, self._opening = session, reading, opening
+        self._reply: SupportReply | None = None
+        self._response_ids: list[int] = []
+        self._error: BaseException | None = None
+        self._stop = _StopWhenSet()
+        self._streamer = TextIteratorStreamer(session.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._begun = False
+        self._open = True
+        self._thread = threading.Thread(target=self._write, name="multimood-response", daemon=True)
+        self._thread.start()
+
+    @property
+    def reply(self) -> SupportReply:
+        """The whole reply.
+
+        Raises:
+            RuntimeError: the stream has not been read to its end.
+        """
+        if self._reply is None:
+            raise RuntimeError("There is no reply: the stream was not read to its end.")
+        return self._reply
+
+    def __next__(self) -> str:
+        while self._open:
+            try:
+                piece = next(self._streamer)
+            except StopIteration:
+                self._finish()
+                break
+            piece = piece if self._begun else piece.lstrip()
+            if piece:
+                self._begun = True
+                return piece
+        raise StopIteration
+
+    def close(self) -> None:
+        """Stop writing and drop the turn; nothing happens where the stream has ended."""
+        if self._open:
+            self._open = False
+            self._stop.event.set()
+            self._thread.join()
+            self._session._turn.release()
+
+    def __enter__(self) -> "ReplyStream":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _write(self) -> None:
+        try:
+            self._response_ids = self._session._write_response(
+                self._reading, self._opening, self._streamer, self._stop
+            )
+        except BaseException as error:
+            self._error = error
+            self._streamer.on_finalized_text("", stream_end=True)  # wakes the reader
+
+    def _finish(self) -> None:
+        self._thread.join()
+        try:
+            if self._error is not None:
+                raise self._error
+            self._reply = self._session._commit(self._reading, self._opening, self._response_ids)
+        finally:
+            self._open = False
+            self._session._turn.release()
+
+
+class _StopWhenSet(StoppingCriteria):
+    """Ends `generate` at the next token once `event` is set."""
+
+    def __init__(self):
+        self.event = threading.Event()
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.BoolTensor:
+        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
+
+
+def _checked(utterance: dict, number: int) -> dict:
+    """The parts of an utterance that are kept; `number` is for the error."""
+    text = utterance.get("text")
+    if not isinstance(text, str):
+        raise ValueError(f"Utterance {number} of the history has the text {text!r}: give a string.")
+    if utterance.get("speaker") not in SPEAKERS:
+        raise ValueError(
+            f"Utterance {number} of the history ({text[:40]!r}) has the speaker {utterance.get('speaker')!r}: "
+            f"use one of {', '.join(SPEAKERS)}."
+        )
+    return {"speaker": utterance["speaker"], "text": text}
+
+
+__all__ = ["ReplyStream", "SupportReply", "SupportSession"]

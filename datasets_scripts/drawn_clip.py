@@ -79,7 +79,7 @@ class Person:
             hair=colour(_HAIRS[rng.integers(len(_HAIRS))], 12),
             hair_shape=("short", "long", "bald", "cap")[rng.integers(4)],
             lips=colour(np.array(skin) * (0.6, 0.25, 0.25), 15),
-            background=colour((130, 130, 130), 100),
+            background=colour((130, 130, 130), 60),
             clothes=colour((110, 110, 110), 100),
             glasses=bool(rng.random() < 0.25),
             face_size=rng.uniform(0.385, 0.425),
@@ -90,7 +90,7 @@ class Person:
             eye_size=rng.uniform(0.165, 0.195),
             mouth_width=rng.uniform(0.9, 1.1),
             nose_length=rng.uniform(0.2, 0.28),
-            camera_noise=rng.uniform(2, 7),
+            camera_noise=rng.uniform(2, 5),
             # Pitch is heard in ratios, so it is spread evenly over them.
             pitch=float(np.exp(rng.uniform(np.log(90), np.log(260)))),
             vocal_tract=rng.uniform(0.88, 1.15),
@@ -116,6 +116,7 @@ class _Expression:
     width: float = 1.0  # of the mouth
     slant: float = 0.0  # of the mouth: one corner up
     teeth: float = 0.0  # share of the open mouth
+    tongue: float = 0.0  # put out, 0 to 1
     lift: float = 0.0  # of the head
     tilt: float = 0.0  # of the head, in radians
     sway: float = 0.03  # of the head, from side to side
@@ -159,8 +160,8 @@ _EXPRESSIONS = {
         sway=0.03, sway_rate=0.3, talk=0.05,
     ),
     "disgust": _Expression(
-        inner_brow=-0.12, outer_brow=-0.08, eyes=0.4, cheeks=0.5, wrinkles=1.0, smile=-0.06, mouth=0.1, slant=0.2,
-        lift=0.06, tilt=-0.12, sway=0.02, talk=0.06,
+        inner_brow=-0.12, outer_brow=-0.08, eyes=0.4, cheeks=0.5, wrinkles=1.0, smile=-0.08, mouth=0.2, width=1.15,
+        slant=0.2, tongue=1.0, lift=0.06, tilt=-0.14, sway=0.02, talk=0.06,
     ),
     "depression": _Expression(
         inner_brow=0.03, outer_brow=-0.03, eyes=0.2, gaze=-1.0, smile=-0.02, width=0.65, lift=-0.2, sway=0.01,
@@ -381,6 +382,8 @@ def _draw_frame(person, face, size, x, tilt, mouth, eyes) -> np.ndarray:
             fill(np.concatenate([upper, bite[::-1]]), (245, 240, 230))
     stroke(upper, person.lips, 0.06)
     stroke(lower, person.lips, 0.06)
+    if face.tongue > 0.1:
+        fill(oval(lower[len(lower) // 2] + 0.03j, 0.14, 0.03 + 0.14 * face.tongue), (225, 110, 120))
     return np.asarray(image.reduce(_SUPERSAMPLE))
 
 
@@ -419,7 +422,7 @@ def _speak(person, prosody, speech, seconds, rng) -> np.ndarray:
     voice *= 1 + 0.4 * min(1.0, prosody.tremor) * shaking
 
     sounding = np.sqrt(np.sum(voice**2) / max(1.0, np.sum(speech.loudness(times) ** 2)))
-    voice *= 0.08 * 10 ** ((person.loudness + prosody.loudness) / 20) / sounding
+    voice *= 0.05 * 10 ** ((person.loudness + prosody.loudness) / 20) / sounding
     room = rng.standard_normal(count) * 10 ** (person.noise / 20)
     return np.clip(voice + room, -1, 1).astype(np.float32)
 

@@ -20,6 +20,8 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -142,6 +144,8 @@ class SupportSession:
     def add_history(self, utterances: Iterable[dict]) -> None:
         """Take an earlier dialogue as said before the next turn.
 
+        Consecutive utterances of one speaker become one, as they are in the rows the model learned from.
+
         Args:
             utterances (`Iterable[dict]`): `{"speaker", "text"}` in order, of any number and length; other keys are
                 ignored. Speakers are "client" and "therapist".
@@ -150,9 +154,13 @@ class SupportSession:
             ValueError: an utterance has an unknown speaker or no text; then none was taken.
             RuntimeError: a turn is being answered.
         """
-        utterances = [_checked(utterance, number) for number, utterance in enumerate(utterances, start=1)]
+        checked = [_checked(utterance, number) for number, utterance in enumerate(utterances, start=1)]
+        merged = [
+            {"speaker": speaker, "text": " ".join(utterance["text"] for utterance in said)}
+            for speaker, said in groupby(checked, key=itemgetter("speaker"))
+        ]
         with self._between_turns():
-            self._keep(utterances)
+            self._keep(merged)
 
     def respond(self, text: str | None = None, video=None, audio=None) -> SupportReply:
         """Answer a turn. Arguments and errors as in [`stream`]."""
@@ -289,8 +297,7 @@ class SupportSession:
         response = self.processor.tokenizer.decode(response_ids, skip_special_tokens=True).strip()
         turn = SupportTurn(**labels, response=response)
         saved = self.saved_tokens
-        said = ({"speaker": "client", "text": reading.words}, {"speaker": "therapist", "text": response})
-        self._keep(said)
+        self._keep([{"speaker": "client", "text": reading.words}, {"speaker": "therapist", "text": response}])
         return SupportReply(
             turn=turn,
             probabilities=probabilities,
@@ -322,21 +329,26 @@ class SupportSession:
             content.insert(0, {"type": "history", "slots": self.memory_slots})
         return messages
 
-    def _keep(self, utterances: Iterable[dict]) -> None:
+    def _keep(self, utterances: list[dict]) -> None:
         """Add to the window, and move what leaves it to the memory."""
-        utterances = list(utterances)
         window = [*self.window, *utterances]
-        costs = [len(self.processor.tokenizer(render_utterance(said) + "\n")["input_ids"]) for said in window]
+        costs = [self._cost(utterance) for utterance in window]
         leave = max(len(window) - 2 * self.processor.verbatim_pairs, 0)
         # Half of what the model can read is for the window: very long utterances leave it early.
         budget = (self._positions() or sum(costs) * 2) // 2
         while sum(costs[leave:]) > budget:
             leave += 1
         if leave:
-            self.memory.append(**self.processor.encode_history([window[:leave]]).to(self.model.device))
+            encoded = self.processor.encode_history([window[:leave]])
+            self.memory.append(**{name: ids.to(self.model.device) for name, ids in encoded.items()})
         self.window = window[leave:]
         self.utterances += len(utterances)
         self._remembered_tokens += sum(costs[:leave])
+
+    def _cost(self, utterance: dict) -> int:
+        """Tokens of the utterance where it stands in the prompt as words."""
+        line = render_utterance(utterance) + "\n"
+        return len(self.processor.tokenizer(line, add_special_tokens=False)["input_ids"])
 
     def _named(self, opening: TurnOpening) -> dict[str, dict[str, float]]:
         names = self.model.label_names
@@ -426,6 +438,9 @@ class ReplyStream(Iterator[str]):
         return self
 
     def __exit__(self, *_) -> None:
+        self.close()
+
+    def __del__(self) -> None:
         self.close()
 
     def _write(self) -> None:

@@ -284,8 +284,8 @@ def render_clip(
 def _draw(person, apex, speech, frames, fps, size, rng) -> np.ndarray:
     """The frames (T, size, size, 3) uint8: rest, a quick onset, then the expression held, blinking and talking."""
     times = (np.arange(frames) + 0.5) / fps
-    onset, rise = rng.uniform(0, 0.15), rng.uniform(0.2, 0.4)
-    strength = rng.uniform(0.85, 1.1)
+    onset, rise = rng.uniform(0, 0.1), rng.uniform(0.15, 0.3)
+    strength = rng.uniform(0.9, 1.1)
     blink = rng.integers(frames) if frames > 4 else -1
     sway_phase = rng.uniform(0, 2 * np.pi)
     talking = speech.loudness(times)

@@ -31,7 +31,7 @@ from .modeling_multimood.conversation_memory import ConversationMemory
 from .modeling_multimood.modeling_multimood import MultiMoodForConditionalGeneration
 from .modeling_multimood.turn_grammar import SupportTurnLogitsProcessor, TurnOpening
 from .processors.processing_multimood import MultiMoodProcessor
-from .processors.turn import SPEAKERS, SupportTurn, build_prompt, render_utterance
+from .processors.turn import CLIPS_PER_TURN, SPEAKERS, SupportTurn, build_prompt, render_utterance
 
 
 @dataclass(frozen=True)
@@ -310,21 +310,21 @@ class SupportSession:
 
     def _messages(self, words: str, video, audio) -> list[dict]:
         """The turn as a row's prompt, but for the memory, which stands in for the older history."""
-        clips = [] if video is None else video if isinstance(video, list | tuple) else [video]
         row = {
             "history": self.window,
             "problem_type": self.problem_type,
             "situation": self.situation,
-            "videos": clips,
             "utterance": words,
         }
         messages = build_prompt(row, verbatim_pairs=len(self.window))
         content = messages[-1]["content"]
-        # Frames carry no sound, and sound that is given goes before the clip's own.
-        if audio is not None or any(hasattr(clip, "shape") for clip in clips):
-            content[:] = [block for block in content if block["type"] != "audio"]
-        if audio is not None:
-            content.insert(-1, {"type": "audio", "audio": audio})  # before the words, which are last
+        if isinstance(video, list | tuple):
+            video = list(video)[-CLIPS_PER_TURN:]
+        if audio is None and not hasattr(video, "shape"):  # frames carry no sound
+            audio = video
+        media = [("video", video), ("audio", audio)]
+        # Before the words, which are last.
+        content[-1:-1] = [{"type": kind, kind: source} for kind, source in media if source is not None]
         if self.memory_slots:
             content.insert(0, {"type": "history", "slots": self.memory_slots})
         return messages

@@ -135,7 +135,7 @@ def test_what_leaves_the_window_is_remembered_once(pair):
     assert session.window == said[-4:]
     assert session.memory_slots == 9
     with torch.no_grad():
-        (recompressed,) = model.get_history_features(**processor.encode_history([said[:9]]))
+        (recompressed,) = model.model.get_history_features(**processor.encode_history([said[:9]]))
     torch.testing.assert_close(session.memory.vectors[0], recompressed, atol=1e-4, rtol=0)
 
 
@@ -192,8 +192,8 @@ def test_sound_that_is_given_replaces_the_clips_own(pair, clip, tmp_path):
         SupportSession(*pair, max_new_tokens=2).respond(video=clip, audio=audio) for audio in (None, clip, other)
     ]
     own, same, different = (reply.probabilities["client_emotion"] for reply in replies)
-    assert list(own.values()) == pytest.approx(list(same.values()), abs=1e-5)
-    assert list(own.values()) != pytest.approx(list(different.values()), abs=1e-5)
+    assert own == pytest.approx(same, abs=1e-5)
+    assert own != pytest.approx(different, abs=1e-3)
 
 
 @pytest.mark.parametrize("text", [None, "", "  \n"])
@@ -208,7 +208,7 @@ def test_an_empty_turn_is_refused_and_leaves_no_trace(session, text):
 
 def test_a_prompt_longer_than_the_model_reads_is_refused(session):
     with pytest.raises(ValueError, match=r"100,000 characters.*32,768.*add_history"):
-        session.respond(text="sleep, dream; " * 7142 + "at night.   "[:12])
+        session.respond(text="I dream. " * 11111 + "!")
     assert session.utterances == 0
 
 

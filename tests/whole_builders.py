@@ -4,6 +4,7 @@ from pathlib import Path
 
 import model_builders
 import processor_builders
+import torch
 
 from multimood.modeling_multimood.modeling_multimood import MultiMoodForConditionalGeneration
 from multimood.processors.processing_multimood import MultiMoodProcessor
@@ -15,11 +16,16 @@ def tiny_pair(verbatim_pairs: int = 2) -> tuple[MultiMoodForConditionalGeneratio
     _, audio_config = processor_builders.tiny_audio()
     processor = processor_builders.tiny_processor()
     processor.verbatim_pairs = verbatim_pairs
+    text_config = model_builders.TEXT["qwen2"]()
+    # Small random weights, or embeddings that are resized, would hardly tell one token from another.
+    text_config.initializer_range = 0.2
+    text_config.vocab_size = len(processor.tokenizer)
+    torch.manual_seed(0)
     model = MultiMoodForConditionalGeneration.from_backbones(
         vision=vision_config,
         audio=audio_config,
         history=model_builders.HISTORY["mamba2"](),
-        text=model_builders.TEXT["qwen2"](),
+        text=text_config,
         processor=processor,
     )
     return model.eval(), processor

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,13 +31,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status is 2 where the input is at fault, after one line that says how."""
     args = _parser().parse_args(argv)
     try:
-        args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: _note("note", message)
+            args.run(args)
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError) as error:
-        print(f"multimood: error: {' '.join(str(error).split())}", file=sys.stderr)
+        _note("error", error)
         return 2
     return 0
+
+
+def _note(kind: str, message: object) -> None:
+    print(f"multimood: {kind}: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def read_history(path: str | Path) -> dict:

@@ -192,8 +192,8 @@ def test_sound_that_is_given_replaces_the_clips_own(pair, clip, tmp_path):
         SupportSession(*pair, max_new_tokens=2).respond(video=clip, audio=audio) for audio in (None, clip, other)
     ]
     own, same, different = (reply.probabilities["client_emotion"] for reply in replies)
-    assert own == pytest.approx(same, abs=1e-5)
-    assert own != pytest.approx(different, abs=1e-3)
+    assert own == pytest.approx(same, rel=1e-4)
+    assert own != pytest.approx(different, rel=1e-2)
 
 
 @pytest.mark.parametrize("text", [None, "", "  \n"])
@@ -330,4 +330,5 @@ def test_from_pretrained(pair, tmp_path):
     loaded = SupportSession.from_pretrained(tmp_path, device="cpu", max_new_tokens=6)
     one, other = (each.respond(text="Hello.") for each in (loaded, SupportSession(*pair, max_new_tokens=6)))
     assert one.turn == other.turn
-    assert one.probabilities == other.probabilities
+    for field, of in one.probabilities.items():
+        assert of == pytest.approx(other.probabilities[field], rel=1e-4)

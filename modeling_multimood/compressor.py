@@ -6,13 +6,19 @@ import torch
 from torch import nn
 from transformers import AutoModel, Cache, DynamicCache, PreTrainedConfig
 
+# Tokens that are read at once, so that an utterance of any length needs bounded memory.
+READ_LENGTH = 512
+
 
 class ConversationCompressor(nn.Module):
     """
     Reads earlier utterances, each followed by `<MEM>`, and projects its hidden states at the `<MEM>` positions to the
     LLM's width, so that an utterance costs one LLM token (the paper's ConvCompressor).
 
-    The reader is any causal `AutoModel`: Mamba-2, Mamba, or a small transformer.
+    Args:
+        config (`PreTrainedConfig`): any causal `AutoModel`: Mamba-2, Mamba, or a small transformer.
+        text_size (`int`): width of the LLM.
+        memory_token_id (`int`): `<MEM>` in the vocabulary of `config`.
     """
 
     def __init__(self, config: PreTrainedConfig, text_size: int, memory_token_id: int):
@@ -21,47 +27,85 @@ class ConversationCompressor(nn.Module):
         self.reader = AutoModel.from_config(config, attn_implementation="eager")
         self.projector = nn.Linear(config.hidden_size, text_size)
         self.memory_token_id = memory_token_id
-        self._cache_argument = (
-            "cache_params"
-            if "cache_params" in inspect.signature(self.reader.forward).parameters
-            else "past_key_values"
-        )
 
-    def new_cache(self) -> Cache:
-        """An empty state for reading a conversation piece by piece."""
-        return DynamicCache(config=self.reader.config)
+    @property
+    def _no_split_modules(self) -> set[str]:
+        """transformers gathers these from the children of a model to lay out `device_map="auto"`."""
+        return self.reader._no_split_modules
+
+    @property
+    def width(self) -> int:
+        """Length of a memory vector."""
+        return self.projector.out_features
 
     def forward(
         self, history_input_ids: torch.LongTensor, history_attention_mask: torch.Tensor | None = None
     ) -> list[torch.Tensor]:
         """
+        Compresses whole conversations.
+
         Args:
-            history_input_ids (`torch.LongTensor` of shape `(batch_size, history_length)`): right-padded.
+            history_input_ids (`torch.LongTensor` of shape `(batch_size, history_length)`): right-padded, with one
+                `<MEM>` after each utterance.
             history_attention_mask (`torch.Tensor` of shape `(batch_size, history_length)`, *optional*): 0 at padding.
 
         Returns:
-            One tensor of shape `(num_utterances, text_size)` a row.
+            `list[torch.Tensor]`: for each row its memory vectors, of shape `(num_utterances, text_size)`.
+
+        Raises:
+            ValueError: if a row is padded on the left.
         """
-        # Right padding comes after everything that is read, and the reader is causal: it needs no mask.
-        hidden_states = self.reader(history_input_ids, use_cache=False, return_dict=True).last_hidden_state
         is_memory = history_input_ids == self.memory_token_id
         if history_attention_mask is not None:
-            is_memory = is_memory & history_attention_mask.bool()
-        vectors = self.projector(hidden_states[is_memory])  # (all utterances, text_size)
+            history_attention_mask = history_attention_mask.bool()
+            if (~history_attention_mask[:, :-1] & history_attention_mask[:, 1:]).any():
+                raise ValueError("The history must be padded on the right: padding on the left would be read first.")
+            is_memory = is_memory & history_attention_mask
+        # The reader is causal and padding comes last, so nothing that is kept has seen it: no mask is needed.
+        hidden_states = self.reader(history_input_ids, use_cache=False, return_dict=True).last_hidden_state
+        vectors = self._project(hidden_states[is_memory])  # (all utterances, text_size)
         return list(vectors.split(is_memory.sum(1).tolist()))
 
+    def new_cache(self) -> Cache:
+        """The state before the first token of a conversation, for `read`."""
+        return DynamicCache(config=self.reader.config)
+
+    @torch.no_grad()
     def read(self, input_ids: torch.LongTensor, cache: Cache) -> torch.Tensor:
         """
-        Reads the next piece of one conversation and advances `cache` in place.
+        Reads on in one conversation; what it gives equals what `forward` gives for the whole.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(1, length)`)
+            input_ids (`torch.LongTensor` of shape `(1, length)`): the next tokens, without padding.
+            cache (`Cache`): where the conversation stands; it is advanced in place.
 
         Returns:
-            `torch.Tensor` of shape `(number of <MEM> in the piece, text_size)`.
+            `torch.Tensor` of shape `(number of <MEM> among the tokens, text_size)`.
         """
-        outputs = self.reader(input_ids, use_cache=True, return_dict=True, **{self._cache_argument: cache})
-        return self.projector(outputs.last_hidden_state[input_ids == self.memory_token_id])
+        accepted = inspect.signature(type(self.reader).forward).parameters
+        state = {"cache_params" if "cache_params" in accepted else "past_key_values": cache}
+        training = self.training
+        self.eval()  # a reader that trains with gradient checkpointing would drop the cache
+        try:
+            vectors = []
+            for piece in input_ids.split(self._read_length(cache), dim=1):
+                hidden_states = self.reader(piece, use_cache=True, return_dict=True, **state).last_hidden_state
+                vectors.append(self._project(hidden_states[piece == self.memory_token_id]))
+        finally:
+            self.train(training)
+        return torch.cat(vectors)
+
+    def _read_length(self, cache: Cache) -> int:
+        """
+        How many tokens the reader continues with at once. Attention and Mamba-2 continue exactly from their cache;
+        Mamba's scan starts again from nothing when it is given several tokens, so it and its unknown kin get one.
+        """
+        recurrent = any(hasattr(layer, "recurrent_states") for layer in cache.layers)
+        return READ_LENGTH if not recurrent or self.reader.config.model_type == "mamba2" else 1
+
+    def _project(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        # Mamba keeps its residual stream, and so its output, in float32.
+        return self.projector(hidden_states.to(self.reader.dtype))
 
 
 __all__ = ["ConversationCompressor"]

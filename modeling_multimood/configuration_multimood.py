@@ -6,6 +6,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .configuration_beats import BeatsConfig  # noqa: F401 (registers the model type "beats")
+
 # Which class of the code files beside the weights each AutoClass takes with `trust_remote_code=True`.
 _GENERATIVE = "modeling_multimood.MultiMoodForConditionalGeneration"
 AUTO_MAP = {

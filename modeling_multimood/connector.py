@@ -82,7 +82,8 @@ class SpatioTemporalConvConnector(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            features (`torch.Tensor` of shape `(num_videos, num_frames, grid_height, grid_width, vision_size)`)
+            features (`torch.Tensor` of shape `(num_videos, num_frames, grid_height, grid_width, vision_size)`): of the
+                vision tower's patches.
 
         Returns:
             `torch.Tensor` of shape `(num_videos, (num_frames // 2) * (grid_height // 2) * (grid_width // 2),

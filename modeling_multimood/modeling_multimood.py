@@ -1,42 +1,44 @@
-"""MultiMood: video, sound, words and the memory of earlier talk, joined in one language model."""
+"""MultiMood with its head: from a conversation and a clip to the support turn."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
+from transformers import Cache, GenerationMixin
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .backbones import Backbone, backbone_config, load_encoder, load_language_model
-from .compressor import ConversationCompressor
+from .backbones import Backbone, build
 from .configuration_multimood import MultiMoodConfig
-from .connector import AudioProjector, SpatioTemporalConvConnector
 from .conversation_memory import ConversationMemory
-from .towers import AudioTower, VisionTower
+from .multimood_model import MEDIA_INPUTS, MultiMoodModel, MultiMoodPreTrainedModel
+from .turn_grammar import LabelPredictionMixin
 
-# Inputs that `generate` feeds once, with the prompt, and the placeholder that stands for each.
-MEDIA_INPUTS = {
-    "video": ("pixel_values_videos", "video_token_mask"),
-    "audio": ("input_features", "audio_token_mask"),
-    "history": ("history_input_ids", "history_attention_mask", "history_memory"),
+# What `freeze` knows, and the modules of `MultiMoodModel` that it means.
+PARTS = {
+    "vision": "vision_tower",
+    "connector": "connector",
+    "audio": "audio_tower",
+    "audio_projector": "audio_projector",
+    "compressor": "compressor",
+    "language_model": "language_model",
 }
 
 
 @dataclass
-class MultiMoodModelOutputWithPast(ModelOutput):
-    """Output of [`MultiMoodModel`]: the language model's."""
-
-    last_hidden_state: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-@dataclass
 class MultiMoodCausalLMOutputWithPast(ModelOutput):
-    """Output of [`MultiMoodForConditionalGeneration`]."""
+    """
+    Output of [`MultiMoodForConditionalGeneration`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`): cross-entropy of the next tokens, where `labels` are given.
+        logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`)
+        past_key_values (`Cache`): where `use_cache` is on.
+        hidden_states (`tuple[torch.FloatTensor]`): where `output_hidden_states=True`.
+        attentions (`tuple[torch.FloatTensor]`): where `output_attentions=True`.
+    """
 
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
@@ -45,127 +47,22 @@ class MultiMoodCausalLMOutputWithPast(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class MultiMoodPreTrainedModel(PreTrainedModel):
-    config_class = MultiMoodConfig
-    base_model_prefix = "model"
-    input_modalities = ("video", "audio", "text")
-    supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ("past_key_values",)
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_attention_backend = True
-
-
-class MultiMoodModel(MultiMoodPreTrainedModel):
-    def __init__(self, config: MultiMoodConfig):
-        super().__init__(config)
-        text_size = config.text_config.hidden_size
-        if config.vision_config is not None:
-            self.vision_tower = VisionTower(config.vision_config, config.vision_feature_layer)
-            self.connector = SpatioTemporalConvConnector(
-                config.vision_config.hidden_size, text_size, config.connector_depth
-            )
-        if config.audio_config is not None:
-            self.audio_tower = AudioTower(config.audio_config)
-            self.audio_projector = AudioProjector(config.audio_config.hidden_size, text_size, config.audio_pooling)
-        if config.history_config is not None:
-            self.compressor = ConversationCompressor(config.history_config, text_size, config.memory_token_id)
-        self.language_model = AutoModel.from_config(config.text_config)
-        self.post_init()
-
-    def get_input_embeddings(self):
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        self.language_model.set_input_embeddings(value)
-
-    def get_video_features(self, pixel_values_videos: torch.FloatTensor) -> torch.FloatTensor:
-        num_videos, num_frames = pixel_values_videos.shape[:2]
-        features = self.vision_tower(pixel_values_videos.flatten(0, 1))  # (N·T, H, W, D)
-        return self.connector(features.unflatten(0, (num_videos, num_frames)))
-
-    def get_audio_features(self, input_features: torch.FloatTensor) -> torch.FloatTensor:
-        return self.audio_projector(self.audio_tower(input_features))
-
-    def get_history_features(
-        self, history_input_ids: torch.LongTensor, history_attention_mask: torch.Tensor | None = None
-    ) -> list[torch.FloatTensor]:
-        return self.compressor(history_input_ids, history_attention_mask)
-
-    def new_memory(self, batch_size: int = 1, max_slots: int | None = None) -> ConversationMemory:
-        return ConversationMemory(self.compressor, batch_size, max_slots)
-
-    def _scatter(self, inputs_embeds, input_ids, token_id, features, name):
-        is_placeholder = input_ids == token_id
-        count = int(is_placeholder.sum())
-        found = 0 if features is None else len(features)
-        if count != found:
-            raise ValueError(
-                f"The prompt has {count} {name} placeholders (id {token_id}) for {found} {name} features."
-            )
-        if not count:
-            return inputs_embeds
-        features = features.to(inputs_embeds.device, inputs_embeds.dtype)
-        return inputs_embeds.masked_scatter(is_placeholder[..., None], features)
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        pixel_values_videos: torch.FloatTensor | None = None,
-        video_token_mask: torch.BoolTensor | None = None,
-        input_features: torch.FloatTensor | None = None,
-        audio_token_mask: torch.BoolTensor | None = None,
-        history_input_ids: torch.LongTensor | None = None,
-        history_attention_mask: torch.Tensor | None = None,
-        history_memory: ConversationMemory | Sequence[torch.FloatTensor] | None = None,
-        use_cache: bool | None = None,
-        **kwargs,
-    ) -> MultiMoodModelOutputWithPast:
-        if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
-            video = audio = history = None
-            if pixel_values_videos is not None:
-                video = self.get_video_features(pixel_values_videos)
-                video = video.flatten(0, 1) if video_token_mask is None else video[video_token_mask]
-            if input_features is not None:
-                audio = self.get_audio_features(input_features)
-                audio = audio.flatten(0, 1) if audio_token_mask is None else audio[audio_token_mask]
-            if history_memory is not None:
-                history_memory = getattr(history_memory, "vectors", history_memory)
-                history = torch.cat(list(history_memory))
-            elif history_input_ids is not None:
-                history = torch.cat(self.get_history_features(history_input_ids, history_attention_mask))
-            inputs_embeds = self._scatter(inputs_embeds, input_ids, self.config.video_token_id, video, "video")
-            inputs_embeds = self._scatter(inputs_embeds, input_ids, self.config.audio_token_id, audio, "audio")
-            inputs_embeds = self._scatter(inputs_embeds, input_ids, self.config.history_token_id, history, "history")
-        outputs = self.language_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            **kwargs,
-        )
-        return MultiMoodModelOutputWithPast(
-            last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
-
-
-class MultiMoodForConditionalGeneration(MultiMoodPreTrainedModel, GenerationMixin):
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
+class MultiMoodForConditionalGeneration(LabelPredictionMixin, MultiMoodPreTrainedModel, GenerationMixin):
+    """MultiMood with its language modelling head: predicts a support turn, labels and response, token by token."""
 
     def __init__(self, config: MultiMoodConfig):
         super().__init__(config)
+        for name in ("logit_scale", "logits_scaling"):
+            if getattr(config.text_config, name, None) not in (None, 1, 1.0):
+                raise ValueError(
+                    f"A {config.text_config.model_type} scales its logits (`{name}`), which MultiMood's head does not: "
+                    "take another language model, for example Qwen, Llama, Gemma or SmolLM."
+                )
         self.model = MultiMoodModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        embeddings = self.get_input_embeddings()
+        name = next(name for name, module in self.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.post_init()
 
     @classmethod
@@ -181,72 +78,90 @@ class MultiMoodForConditionalGeneration(MultiMoodPreTrainedModel, GenerationMixi
         attn_implementation: str | None = None,
         **config_overrides,
     ) -> "MultiMoodForConditionalGeneration":
-        settings = processor.model_settings() | config_overrides if processor is not None else config_overrides
-        vocab_size = settings.pop("vocab_size", None)
-        history_vocab_size = settings.pop("history_vocab_size", None)
-        generation_ids = {name: settings.pop(name) for name in ("pad_token_id", "eos_token_id") if name in settings}
+        """
+        Builds a model of pretrained parts; the connector and the projectors are new.
 
-        language_model = load_language_model(text, dtype or "auto", attn_implementation=attn_implementation)
-        dtype = language_model.dtype
-        sources = {"vision": vision, "audio": audio, "history": history}
-        configs = {f"{part}_config": source and backbone_config(source, part) for part, source in sources.items()}
-        config = MultiMoodConfig(**configs, text_config=language_model.config, dtype=dtype, **settings)
-        with torch.device("meta"):  # the backbones come with their weights; the new parts are made anew below
-            model = cls(config)
-        inner = model.model
-        inner.language_model = language_model.get_decoder()
-        model.lm_head = language_model.get_output_embeddings()
-        new_parts = []
-        if vision is not None:
-            inner.vision_tower.encoder = load_encoder(vision, "vision", dtype, attn_implementation=attn_implementation)
-            new_parts.append(inner.connector)
-        if audio is not None:
-            inner.audio_tower.encoder = load_encoder(audio, "audio", dtype, attn_implementation=attn_implementation)
-            new_parts.append(inner.audio_projector)
-        if history is not None:
-            inner.compressor.reader = load_encoder(history, "history", dtype, attn_implementation="eager")
-            new_parts.append(inner.compressor.projector)
-        for part in new_parts:
-            part.to_empty(device="cpu").to(dtype)
-            part.apply(model._init_weights)
-        model.post_init()
+        ```python
+        model = MultiMoodForConditionalGeneration.from_backbones(
+            vision="google/siglip-so400m-patch14-384",
+            audio="openai/whisper-small",
+            history="state-spaces/mamba2-370m-hf",
+            text="Qwen/Qwen2.5-1.5B-Instruct",
+            processor=processor,
+        )
+        ```
 
-        if vocab_size is not None and vocab_size > config.text_config.vocab_size:
-            model.resize_token_embeddings(vocab_size)
-        if history is not None and history_vocab_size is not None:
-            if history_vocab_size > config.history_config.vocab_size:
-                inner.compressor.reader.resize_token_embeddings(history_vocab_size)
-        for name, value in generation_ids.items():
-            setattr(model.generation_config, name, value)
-        placeholders = {config.image_token_id, config.video_token_id, config.audio_token_id, config.history_token_id}
-        model.generation_config.suppress_tokens = sorted(placeholders - {None}) or None
+        Args:
+            vision (`str`, `os.PathLike` or `PreTrainedConfig`, *optional*): the vision encoder: a Hub id or folder for
+                pretrained weights, a configuration for random ones, `None` for a model without. So the next three.
+            audio (`str`, `os.PathLike` or `PreTrainedConfig`, *optional*): the audio encoder.
+            history (`str`, `os.PathLike` or `PreTrainedConfig`, *optional*): the compressor's reader.
+            text (`str`, `os.PathLike` or `PreTrainedConfig`): the causal language model, never `None`.
+            processor (`MultiMoodProcessor`, *optional*): its `model_settings()` (token ids, turn grammar, sizes of both
+                vocabularies) become the model's. Embeddings grow where a vocabulary needs it, and never shrink.
+            freeze (sequence of `str`): parts not to be trained; see `freeze`.
+            dtype (`torch.dtype`, *optional*): of all weights; the language model's own by default.
+            attn_implementation (`str`, *optional*): `"sdpa"`, `"flash_attention_2"`, …, of towers and language model.
+            **config_overrides: other fields of [`MultiMoodConfig`]; they go before the processor's.
+
+        Raises:
+            ValueError: without `text`, or for an unknown part in `freeze`.
+        """
+        if text is None:
+            raise ValueError("`text` is missing: a MultiMood model needs a language model.")
+        settings = (processor.model_settings() if processor is not None else {}) | config_overrides
+        model = build(cls, vision, audio, history, text, dtype, attn_implementation, settings)
         model.freeze(*freeze)
         return model.eval()
 
     def freeze(self, *parts: str) -> None:
-        modules = {
-            "vision": "vision_tower",
-            "connector": "connector",
-            "audio": "audio_tower",
-            "audio_projector": "audio_projector",
-            "compressor": "compressor",
-            "language_model": "language_model",
-        }
+        """
+        Takes parts out of training. A frozen tower also stays in evaluation mode. A part that the model has not is
+        passed over, so that one recipe fits models with and without audio.
+
+        Args:
+            *parts (`str`): of `"vision"`, `"connector"`, `"audio"`, `"audio_projector"`, `"compressor"` and
+                `"language_model"`.
+
+        Raises:
+            ValueError: for any other name.
+        """
+        if unknown := [part for part in parts if part not in PARTS]:
+            raise ValueError(f"Unknown part(s) to freeze: {', '.join(unknown)}. Known: {', '.join(PARTS)}.")
         for part in parts:
-            if part not in modules:
-                raise ValueError(f"Unknown part {part!r}: choose from {', '.join(modules)}.")
-            if (module := getattr(self.model, modules[part], None)) is not None:
+            if (module := getattr(self.model, PARTS[part], None)) is not None:
                 module.requires_grad_(False)
+        if "language_model" in parts:  # its head is a sibling, and where the weights are tied the embedding itself
+            self.lm_head.requires_grad_(False)
         self.train(self.training)
 
-    def get_output_embeddings(self):
+    def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
-    def set_output_embeddings(self, value):
+    def set_output_embeddings(self, value: nn.Module) -> None:
         self.lm_head = value
 
+    def get_video_features(self, pixel_values_videos: torch.FloatTensor) -> torch.FloatTensor:
+        """See [`MultiMoodModel.get_video_features`]."""
+        return self.model.get_video_features(pixel_values_videos)
+
+    def get_audio_features(self, input_features: torch.FloatTensor) -> torch.FloatTensor:
+        """See [`MultiMoodModel.get_audio_features`]."""
+        return self.model.get_audio_features(input_features)
+
+    def get_history_features(
+        self, history_input_ids: torch.LongTensor, history_attention_mask: torch.Tensor | None = None
+    ) -> list[torch.FloatTensor]:
+        """See [`MultiMoodModel.get_history_features`]."""
+        return self.model.get_history_features(history_input_ids, history_attention_mask)
+
     def new_memory(self, batch_size: int = 1, max_slots: int | None = None) -> ConversationMemory:
+        """See [`MultiMoodModel.new_memory`]."""
         return self.model.new_memory(batch_size, max_slots)
+
+    def load_memory(self, path: str | os.PathLike) -> ConversationMemory:
+        """See [`MultiMoodModel.load_memory`]."""
+        return self.model.load_memory(path)
 
     @can_return_tuple
     def forward(
@@ -268,6 +183,11 @@ class MultiMoodForConditionalGeneration(MultiMoodPreTrainedModel, GenerationMixi
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs,
     ) -> MultiMoodCausalLMOutputWithPast:
+        """
+        Inputs are those of [`MultiMoodModel.forward`] and these: `labels` `(batch_size, sequence_length)`, token ids to
+        be predicted, -100 where none is (they are shifted here), and `logits_to_keep`, the number of last positions, or
+        the positions, to compute logits for; 0 for all. What else is given goes to the language model and the loss.
+        """
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -285,6 +205,8 @@ class MultiMoodForConditionalGeneration(MultiMoodPreTrainedModel, GenerationMixi
             **kwargs,
         )
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        if (cap := getattr(self.config.text_config, "final_logit_softcapping", None)) is not None:  # Gemma
+            logits = torch.tanh(logits / cap) * cap
         loss = None
         if labels is not None:
             vocab_size = self.config.text_config.vocab_size
@@ -297,15 +219,49 @@ class MultiMoodForConditionalGeneration(MultiMoodPreTrainedModel, GenerationMixi
             attentions=outputs.attentions,
         )
 
-    def prepare_inputs_for_generation(self, input_ids, is_first_iteration=False, **kwargs):
+    def prepare_inputs_for_generation(self, input_ids, is_first_iteration=False, **kwargs) -> dict:
+        """Feeds the media with the prompt only, and not at all where a cache that was passed has read them."""
         model_inputs = super().prepare_inputs_for_generation(
             input_ids, is_first_iteration=is_first_iteration, **kwargs
         )
-        if not is_first_iteration and kwargs.get("use_cache", True):
-            for names in MEDIA_INPUTS.values():
+        if not kwargs.get("use_cache", True):
+            return model_inputs  # the whole sequence is read again at each step
+        fed = model_inputs.get("input_ids")
+        for kind, names in MEDIA_INPUTS.items():
+            is_placeholder = input_ids == getattr(self.config, f"{kind}_token_id")
+            already_read = (
+                fed is not None
+                and fed.shape[1] < input_ids.shape[1]
+                and bool(is_placeholder.any())
+                and not bool(is_placeholder[:, -fed.shape[1] :].any())
+            )
+            if not is_first_iteration or already_read:
                 for name in names:
                     model_inputs.pop(name, None)
         return model_inputs
+
+    def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
+        """
+        For beams and several answers to a prompt, media are encoded once a prompt and go on as embeddings. The first
+        dimension of media inputs is the number of clips, which does not repeat with the batch.
+        """
+        names = [name for names in MEDIA_INPUTS.values() for name in names]
+        media = {name: model_kwargs.pop(name) for name in names if model_kwargs.get(name) is not None}
+        if expand_size > 1 and media:
+            if not model_kwargs.get("use_cache", True):
+                raise ValueError("Beams and several answers to a prompt with media need `use_cache=True`.")
+            media = {
+                name: value.to(self.device) if isinstance(value, torch.Tensor) else value
+                for name, value in media.items()
+            }
+            media = {"inputs_embeds": self.model.embed(input_ids.to(self.device), **media)}
+        return super()._expand_inputs_for_generation(
+            expand_size=expand_size,
+            is_encoder_decoder=is_encoder_decoder,
+            input_ids=input_ids,
+            **model_kwargs,
+            **media,
+        )
 
 
 __all__ = ["MultiMoodForConditionalGeneration", "MultiMoodModel", "MultiMoodPreTrainedModel"]

@@ -1,26 +1,17 @@
 import itertools
 import json
 
+import numpy as np
 import pytest
 import torch
+import whole_builders
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LogitsProcessorList, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from multimood.modeling_multimood.turn_grammar import LabelPredictionMixin, SupportTurnLogitsProcessor
+from multimood.processors.turn import EMOTIONS, STRATEGIES, SupportTurn
 
-EMOTIONS = ["anger", "sadness", "disgust", "depression", "neutral", "joy", "fear"]
-STRATEGIES = [
-    "open question",
-    "approval",
-    "self-disclosure",
-    "restatement",
-    "interpretation",
-    "advisement",
-    "communication skills",
-    "structuring the therapy",
-    "guiding the pace and depth of the conversation",
-    "others",
-]
+EMOTIONS, STRATEGIES = list(EMOTIONS), list(STRATEGIES)
 LINES = ["Client's emotion:", "\nTherapist's emotion:", "\nTherapist's strategy:", "\nTherapist's response:"]
 FIELDS = ["client_emotion", "therapist_emotion", "strategy"]
 PROMPTS = ["I feel sad", "My boss shouted at me again, and then I could not sleep", "Hm."]
@@ -141,7 +132,8 @@ def test_every_generation_is_a_valid_turn(model, tokenizer, grammar, prompts, se
         )
         assert len(generated) == 3 * settings.get("num_return_sequences", 1)
         for row in generated[:, prompts["input_ids"].shape[1] :]:
-            assert check_turn(tokenizer, row).strip()
+            response = check_turn(tokenizer, row).strip()
+            assert SupportTurn.parse(tokenizer.decode(row, skip_special_tokens=True)).response == response != ""
 
 
 def test_sampling_reaches_every_label(model, tokenizer, grammar):
@@ -383,3 +375,82 @@ def test_different_prompts_give_different_probabilities(model, prompts):
     predicted = model.predict_labels(**prompts)["client_emotion"]
     for one, other in itertools.combinations(predicted, 2):
         assert not torch.allclose(one, other, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def multimodal():
+    """A whole model and prompts with video, sound and history, of which some lack each."""
+    torch.set_num_threads(1)
+    model, processor = whole_builders.tiny_pair()
+    random = np.random.default_rng(0)
+    video = {"type": "video", "video": random.integers(0, 256, (8, 40, 40, 3), dtype=np.uint8)}
+    audio = {"type": "audio", "audio": random.standard_normal(8000).astype(np.float32)}
+    history = {"type": "history", "history": [{"speaker": "client", "text": text} for text in ("My dog died", "Yes")]}
+    contents = [[history, video, audio], [], [audio], [history, video]]
+    texts = ["Hello", "Only words, of another length", "", "hm"]
+    prompts = [
+        [{"role": "user", "content": [*blocks, {"type": "text", "text": text}]}]
+        for blocks, text in zip(contents, texts, strict=True)
+    ]
+
+    def encode(prompts):
+        return processor.apply_chat_template(
+            prompts,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            add_generation_prompt=True,
+            padding_side="left",
+        )
+
+    return model, processor, prompts, encode
+
+
+def test_labels_of_a_mixed_multimodal_batch_equal_those_of_its_rows(multimodal):
+    model, _, prompts, encode = multimodal
+    batched = model.predict_labels(**encode(prompts))
+    for row, prompt in enumerate(prompts):
+        for name, probabilities in model.predict_labels(**encode([prompt])).items():
+            torch.testing.assert_close(batched[name][row : row + 1], probabilities, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("key", ["pixel_values_videos", "input_features", "history_input_ids"])
+def test_labels_follow_each_modality(multimodal, key):
+    model, _, prompts, encode = multimodal
+    inputs = encode(prompts[:1])
+    before = model.predict_labels(**inputs)["client_emotion"]
+    if key == "history_input_ids":
+        inputs[key] = torch.where(inputs[key] == model.config.memory_token_id, inputs[key], 5)
+    else:
+        inputs[key] = -inputs[key]
+    assert not torch.allclose(model.predict_labels(**inputs)["client_emotion"], before, atol=1e-5)
+
+
+def test_multimodal_turns_are_valid_and_go_on_from_the_cache(multimodal):
+    model, processor, prompts, encode = multimodal
+    inputs = encode(prompts)
+    length = inputs["input_ids"].shape[1]
+    torch.manual_seed(5)
+    sampled = model.generate(
+        **inputs,
+        do_sample=True,
+        num_return_sequences=10,
+        max_new_tokens=90,
+        logits_processor=constraint(model.config.turn_grammar, inputs),
+    )
+    for text in processor.tokenizer.batch_decode(sampled[:, length:], skip_special_tokens=True):
+        assert SupportTurn.parse(text).missing == ()
+
+    opening = model.open_turn(**inputs)
+    ready = {"input_ids": opening.input_ids, "attention_mask": opening.attention_mask}
+    settings = {"do_sample": False, "max_new_tokens": 12}
+    anew = model.generate(
+        **{**inputs, **ready}, **settings, logits_processor=constraint(model.config.turn_grammar, inputs)
+    )
+    continued = model.generate(
+        **ready,
+        past_key_values=opening.past_key_values,
+        **settings,
+        logits_processor=constraint(model.config.turn_grammar, inputs),
+    )
+    assert torch.equal(continued, anew)

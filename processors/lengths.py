@@ -89,6 +89,17 @@ def audio_tower_lengths(config: PreTrainedConfig, seconds: float | None) -> tupl
     return samples, vectors
 
 
+def audio_input_shape(config: PreTrainedConfig, window: int) -> tuple[int, ...]:
+    """What an audio tower takes for one clip of `window` samples, without the batch axis."""
+    if config.model_type == "whisper":
+        return config.num_mel_bins, 2 * config.max_source_positions
+    if config.model_type == "audio-spectrogram-transformer":
+        return config.max_length, config.num_mel_bins
+    if config.model_type == "beats":
+        return (window - FRAME_LENGTH) // HOP_LENGTH + 1, BEATS_MEL_BINS
+    return (window,)
+
+
 def pooled(vectors: int, pooling: int) -> int:
     """Vectors left after the projector averaged groups of `pooling`; the last group may be short."""
     return math.ceil(vectors / pooling)

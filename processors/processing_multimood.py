@@ -1,42 +1,53 @@
 """Media and dialogue → tensors: the one processor of MultiMood."""
 
-import copy
-import itertools
-import re
-from typing import Any
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoImageProcessor,
-    AutoTokenizer,
     BatchFeature,
     PreTrainedConfig,
+    Wav2Vec2FeatureExtractor,
 )
 from transformers.processing_utils import ProcessorMixin
-from transformers.tokenization_utils_base import AddedToken, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from .lengths import CONNECTOR_STRIDE, audio_tower_lengths, pooled, valid_audio_tokens, video_grid, video_tokens
-from .media import SAMPLING_RATE, Clip, load_clip
-from .turn import LABELS, PREFIXES, VERBATIM_PAIRS, render_utterance
-
-VIDEO_TOKEN, AUDIO_TOKEN, HISTORY_TOKEN, MEMORY_TOKEN = "<|video|>", "<|audio|>", "<|history|>", "<MEM>"
-PLACEHOLDERS = {"video": VIDEO_TOKEN, "audio": AUDIO_TOKEN, "history": HISTORY_TOKEN}
-ZERO_WIDTH_SPACE = "\u200b"
-# For tokenizers that come without a chat template. Message contents are strings: blocks are flattened before.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+from .frames import pixel_values
+from .lengths import (
+    CONNECTOR_STRIDE,
+    FRAME_LENGTH,
+    audio_input_shape,
+    audio_tower_lengths,
+    pooled,
+    valid_audio_tokens,
+    video_grid,
+    video_tokens,
 )
+from .media import SAMPLING_RATE, load_clip
+from .prompt_text import PLACEHOLDERS, Sources, expand, flatten, neutralise, render
+from .special_tokens import MEMORY_TOKEN, history_tokenizer_with_tokens, text_tokenizer_with_tokens
+from .turn import VERBATIM_PAIRS, render_utterance
+from .turn_tokens import build_turn_grammar
+
+
+class _Media(NamedTuple):
+    """A source, ready for the towers."""
+
+    pixels: torch.Tensor | None  # (frames, 3, height, width)
+    waveform: np.ndarray | None  # (samples,)
 
 
 class MultiMoodProcessor(ProcessorMixin):
     r"""
     Turns conversations with history, video, audio and text blocks into the tensors of `MultiMoodModel`.
 
-    Usually made by [`MultiMoodProcessor.from_backbones`] or `from_pretrained`, which know the lengths.
+    Made by [`MultiMoodProcessor.from_backbones`], which finds the lengths, or by `from_pretrained`.
 
     Args:
         image_processor: of the vision tower; applied to each frame.
@@ -51,11 +62,11 @@ class MultiMoodProcessor(ProcessorMixin):
         audio_window (`int`): samples of 16 kHz sound that the audio tower takes; shorter sound is padded, of longer
             sound the end is kept, with a warning.
         audio_tokens (`int`): vectors that the audio projector gives for a full window.
-        audio_pooling (`int`): vectors of the audio tower that the projector averages into one.
-        verbatim_pairs (`int`): client/therapist pairs that `build_prompt` should leave as text.
+        audio_pooling (`int`): vectors of the audio tower that the projector joins into one.
+        verbatim_pairs (`int`): client/therapist pairs that `build_prompt` is to leave as text.
 
     Raises:
-        ValueError: a tokenizer lacks its tokens, or `num_frames` is no positive multiple of 2.
+        ValueError: a tokenizer lacks its tokens, or `num_frames` or `fps` is out of range.
     """
 
     def __init__(
@@ -75,6 +86,8 @@ class MultiMoodProcessor(ProcessorMixin):
     ):
         if num_frames < 1 or num_frames % CONNECTOR_STRIDE:
             raise ValueError(f"num_frames is {num_frames}; give a positive multiple of {CONNECTOR_STRIDE}")
+        if fps is not None and fps <= 0:
+            raise ValueError(f"fps is {fps}; give a positive number, or None for a fixed number of frames")
         self.num_frames = num_frames
         self.fps = fps
         self.video_grid = tuple(video_grid)
@@ -93,60 +106,74 @@ class MultiMoodProcessor(ProcessorMixin):
         cls,
         vision: Any,
         audio: Any,
-        history: str | PreTrainedTokenizerBase,
-        text: str | PreTrainedTokenizerBase,
+        history: str | os.PathLike | PreTrainedTokenizerBase,
+        text: str | os.PathLike | PreTrainedTokenizerBase,
         vision_config: PreTrainedConfig | None = None,
         audio_config: PreTrainedConfig | None = None,
         num_frames: int = 8,
         fps: float | None = None,
         audio_pooling: int = 1,
         audio_seconds: float | None = None,
+        verbatim_pairs: int = VERBATIM_PAIRS,
     ) -> "MultiMoodProcessor":
         """Build the processor that fits four backbones.
 
+        The tokenizers get their special tokens; the language model's `eos_token` becomes the token that ends a turn in
+        its chat template, so that trainers, `generate` and the turn grammar agree on it.
+
         Args:
-            vision, audio, history, text: Hub ids or folders; or, ready, the image processor, feature extractor and
-                tokenizers, which are copied.
-            vision_config, audio_config: of the towers, where `vision` and `audio` are ready objects.
-            num_frames, fps, audio_pooling: see [`MultiMoodProcessor`].
-            audio_seconds (`float`, *optional*): the audio tower's window; by default its own where it is fixed
-                (Whisper, AST), else 30 s.
+            vision: Hub id or folder of the vision tower, or its image processor.
+            audio: Hub id or folder of the audio tower, or its feature extractor.
+            history: Hub id or folder of the compressor's language model, or its tokenizer, which is copied.
+            text: Hub id or folder of the language model, or its tokenizer, which is copied.
+            vision_config: of the vision tower, where `vision` is an image processor.
+            audio_config: of the audio tower, where `audio` is a feature extractor.
+            num_frames: see [`MultiMoodProcessor`].
+            fps: see [`MultiMoodProcessor`].
+            audio_pooling: see [`MultiMoodProcessor`].
+            audio_seconds: the audio tower's window; by default its own where it is fixed (Whisper, AST), else 30 s.
+            verbatim_pairs: see [`MultiMoodProcessor`].
 
         Raises:
-            ValueError: a config is missing, or the lengths do not fit the towers.
+            ValueError: a config is missing; the audio tower is of no known kind; a feature extractor does not fit its
+                tower; or the language model's tokenizer or chat template cannot hold a turn.
         """
-        if isinstance(vision, str):
+        if isinstance(vision, (str, os.PathLike)):
             vision_config = vision_config or AutoConfig.from_pretrained(vision)
             vision = AutoImageProcessor.from_pretrained(vision)
-        if isinstance(audio, str):
+        if isinstance(audio, (str, os.PathLike)):
             audio_config = audio_config or AutoConfig.from_pretrained(audio)
             audio = AutoFeatureExtractor.from_pretrained(audio)
         for name, config in (("vision", vision_config), ("audio", audio_config)):
             if config is None:
-                raise ValueError(f"{name} is a ready object: give its tower's configuration as {name}_config too")
+                raise ValueError(f"{name} is no Hub id or folder: give its tower's configuration as {name}_config too")
         vision_config = getattr(vision_config, "vision_config", vision_config)
-        tokenizer = AutoTokenizer.from_pretrained(text) if isinstance(text, str) else copy.deepcopy(text)
-        memory = AutoTokenizer.from_pretrained(history) if isinstance(history, str) else copy.deepcopy(history)
-        _prepare_tokenizers(tokenizer, memory)
+        audio_config = getattr(audio_config, "audio_config", audio_config)
+        tokenizer = text_tokenizer_with_tokens(text)
 
-        grid = video_grid(_frame_size(vision), vision_config.patch_size)
         window, vectors = audio_tower_lengths(audio_config, audio_seconds)
+        made = tuple(_audio_features(audio, [np.zeros(window, dtype=np.float32)], window).shape[1:])
+        if made != (taken := audio_input_shape(audio_config, window)):
+            raise ValueError(f"{type(audio).__name__} makes features of shape {made}, its tower takes {taken}")
+        frame = pixel_values(vision, [np.zeros((64, 64, 3), dtype=np.uint8)])  # (1, 3, height, width)
         return cls(
             vision,
             audio,
             tokenizer,
-            memory,
-            chat_template=tokenizer.chat_template,
+            history_tokenizer_with_tokens(history),
+            chat_template=tokenizer.get_chat_template(),
             num_frames=num_frames,
             fps=fps,
-            video_grid=grid,
+            video_grid=video_grid(tuple(frame.shape[-2:]), vision_config.patch_size),
             audio_window=window,
             audio_tokens=pooled(vectors, audio_pooling),
             audio_pooling=audio_pooling,
+            verbatim_pairs=verbatim_pairs,
         )
 
     @property
     def model_input_names(self) -> list[str]:
+        """Keys of a batch that has all modalities."""
         return [
             "input_ids",
             "attention_mask",
@@ -167,52 +194,57 @@ class MultiMoodProcessor(ProcessorMixin):
         return_dict: bool = False,
         return_tensors: str | None = None,
         processor_kwargs: dict | None = None,
+        return_assistant_tokens_mask: bool = False,
         **kwargs,
-    ) -> Any:
+    ) -> str | list[str] | list[list[int]] | torch.Tensor | BatchFeature:
         """Render one or more conversations with the chat template and, with `tokenize`, make their tensors.
 
         Args:
             conversation: messages, or a list of conversations. Contents are strings or lists of blocks as in
                 `docs/architecture.md`. Special tokens typed in texts are neutralised by a zero-width space.
-            chat_template (`str`, *optional*): instead of the processor's own.
-            add_generation_prompt (`bool`): end with the opening of the assistant's message.
-            tokenize (`bool`): give tensors instead of text.
-            return_dict (`bool`): with `tokenize`, all tensors instead of only `input_ids`.
-            return_tensors (`str`, *optional*): `"pt"`, which pads; `None` for lists of ids.
-            processor_kwargs (`dict`, *optional*): for `__call__`; its padding arguments may also be given flat.
+            chat_template: instead of the processor's own.
+            add_generation_prompt: end with the opening of the assistant's message.
+            tokenize: give tensors instead of text.
+            return_dict: with `tokenize`, all tensors instead of `input_ids` alone.
+            return_tensors: `"pt"`, which pads by default; `None` for lists of ids.
+            processor_kwargs: arguments of `__call__`; those for padding may be given flat, too.
+            return_assistant_tokens_mask: not supported.
             kwargs: variables of the template.
 
         Returns:
-            the rendered text or texts; `input_ids`, one row a conversation; or the `BatchFeature` of `__call__`.
+            The rendered text (a list of them for a list of conversations); or `input_ids`, always with a batch axis; or
+            what `__call__` returns.
 
         Raises:
-            ValueError: a block is unknown, or a conversation has two history blocks.
+            ValueError: a block is of unknown type, or a conversation has two history blocks.
             MediaError: a source cannot be used.
         """
+        if return_assistant_tokens_mask:
+            raise ValueError("there is no assistant mask; mask the prompt by its length, as training/sft.py does")
         batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
-        conversations = conversation if batched else [conversation]
         call_kwargs = {name: kwargs.pop(name) for name in _PADDING_ARGUMENTS if name in kwargs}
-        call_kwargs |= processor_kwargs or {}
-        videos, audio, history, flat = [], [], [], []
-        for messages in conversations:
-            flat.append(self._flatten(messages, videos, audio, history))
-        rendered = self.tokenizer.apply_chat_template(
+        sources = Sources()
+        flat = [
+            flatten(messages, self.tokenizer, sources) for messages in (conversation if batched else [conversation])
+        ]
+        text = render(
             flat,
+            self.tokenizer,
             chat_template=chat_template or self.chat_template,
             add_generation_prompt=add_generation_prompt,
-            tokenize=False,
             **kwargs,
         )
         if not tokenize:
-            return rendered if batched else rendered[0]
+            return text if batched else text[0]
         batch = self(
-            text=rendered,
-            videos=videos,
-            audio=audio,
-            history=history,
+            text=text,
+            videos=sources.videos,
+            audio=sources.audio,
+            history=sources.history,
             return_tensors=return_tensors,
-            add_special_tokens=False,
+            add_special_tokens=False,  # the template has written them
             **call_kwargs,
+            **(processor_kwargs or {}),
         )
         return batch if return_dict else batch["input_ids"]
 
@@ -235,18 +267,22 @@ class MultiMoodProcessor(ProcessorMixin):
 
         Args:
             images: not supported; give videos.
-            text (`str` or `list[str]`): prompts with one placeholder a video, audio and history block.
-            videos, audio (`list`, *optional*): one source a placeholder, in order of appearance over the batch; see
-                [`load_clip`]. What occurs in both is read once.
-            history (`list`, *optional*): for each prompt a list of utterances `{"speaker", "text"}`, the number of
-                memory slots that the caller will pass to the model, or `None`.
-            return_tensors (`str`, *optional*): `"pt"`, which pads by default, or `None` for lists of ids. Media are
-                tensors either way.
-            padding, padding_side, pad_to_multiple_of, add_special_tokens: as in tokenizers.
-            truncation, max_length: refused; a prompt cut in two would lose media.
+            text: prompts with one placeholder a video, audio and history block.
+            videos: one source a placeholder, in order of appearance over the batch; see [`load_clip`]. A list is one
+                source: a timeline. What occurs among the audio, too, is read once.
+            audio: as `videos`.
+            history: for each prompt a list of utterances `{"speaker", "text"}`, the number of memory slots that the
+                caller will give to the model, or `None`.
+            return_tensors: `"pt"`, which pads by default, or `None` for lists of ids. Media are tensors either way.
+            padding: as in tokenizers.
+            padding_side: as in tokenizers.
+            pad_to_multiple_of: as in tokenizers.
+            add_special_tokens: as in tokenizers; by default unless the prompt begins with them.
+            truncation: refused; a prompt cut in two would lose media.
+            max_length: refused.
 
         Raises:
-            ValueError: placeholders and sources do not match, or the prompt is too long for the model.
+            ValueError: placeholders and sources do not match, or a prompt is too long for the language model.
             MediaError: a source cannot be used.
         """
         if images is not None:
@@ -257,31 +293,29 @@ class MultiMoodProcessor(ProcessorMixin):
             raise ValueError("text is missing; give prompts, for example from apply_chat_template")
         if isinstance(text, str):
             text, history = [text], None if history is None else [history]
-        videos, audio = list(videos or ()), list(audio or ())
-        history = list(history) if history is not None else [None] * len(text)
-        clips = self._load(videos, audio)
-        data = {
-            **self._video_inputs([clips[_key(source)] for source in videos]),
-            **self._audio_inputs([clips[_key(source)] for source in audio]),
-            **self._history_inputs(history),
-        }
+        history = [None] * len(text) if history is None else list(history)
+        media = self._load(videos or [], audio or [])
+        seen, heard = [media[_key(source)] for source in videos or ()], [media[_key(source)] for source in audio or ()]
+        data = {**self._video_inputs(seen), **self._audio_inputs(heard), **self._history_inputs(history)}
         counts = {
-            "video": _counts(data.get("video_token_mask"), [bool(clips[_key(s)].frames) for s in videos]),
-            "audio": _counts(data.get("audio_token_mask"), [clips[_key(s)].waveform is not None for s in audio]),
+            "video": _token_counts(data.get("video_token_mask"), [item.pixels is not None for item in seen]),
+            "audio": _token_counts(data.get("audio_token_mask"), [item.waveform is not None for item in heard]),
         }
-        text = self._expand(text, counts, history)
+        text = expand(text, counts, history)
         if add_special_tokens is None:
-            bos = self.tokenizer.bos_token
-            add_special_tokens = not (bos and text[0].startswith(bos))
-        ids = self.tokenizer(text, add_special_tokens=add_special_tokens, return_token_type_ids=False)
-        self._check(text, ids["input_ids"])
-        if padding or (padding is None and return_tensors is not None):
-            ids = self.tokenizer.pad(
-                ids, padding=padding or True, padding_side=padding_side, pad_to_multiple_of=pad_to_multiple_of
-            )
-        if return_tensors is not None:
-            ids = BatchFeature(dict(ids), tensor_type=return_tensors)
-        return BatchFeature({**ids, **data})
+            add_special_tokens = not (self.tokenizer.bos_token and text[0].startswith(self.tokenizer.bos_token))
+        if padding is None:
+            padding = return_tensors is not None
+        ids = self.tokenizer(
+            text,
+            add_special_tokens=add_special_tokens,
+            padding=padding,
+            padding_side=padding_side,
+            pad_to_multiple_of=pad_to_multiple_of,
+            return_token_type_ids=False,
+        )
+        self._check(text, ids["input_ids"], ids["attention_mask"])
+        return BatchFeature({**BatchFeature(dict(ids), tensor_type=return_tensors), **data})
 
     def encode_history(self, history: list[list[dict]]) -> dict[str, torch.Tensor]:
         """Utterances for the conversation compressor, each followed by `<MEM>`.
@@ -295,12 +329,9 @@ class MultiMoodProcessor(ProcessorMixin):
         Raises:
             ValueError: an utterance has an unknown speaker.
         """
-        rows = [
-            "".join(self._neutralise(render_utterance(u), self.history_tokenizer) + MEMORY_TOKEN for u in utterances)
-            for utterances in history
-        ]
-        encoded = self.history_tokenizer(
-            rows,
+        tokenizer = self.history_tokenizer
+        encoded = tokenizer(
+            ["".join(neutralise(render_utterance(u), tokenizer) + MEMORY_TOKEN for u in row) for row in history],
             padding=True,
             padding_side="right",
             add_special_tokens=False,
@@ -313,13 +344,15 @@ class MultiMoodProcessor(ProcessorMixin):
         }
 
     def model_settings(self) -> dict[str, Any]:
-        """The fields of `MultiMoodConfig` that follow from the processor."""
+        """What `MultiMoodForConditionalGeneration.from_backbones` takes from the processor: token ids, turn grammar,
+        pooling of the audio, sizes of both vocabularies."""
         return {
-            "image_token_id": self.video_token_id,  # TRL suppresses this one in generation
+            "image_token_id": self.video_token_id,  # the one that TRL knows, and keeps from being generated
             "video_token_id": self.video_token_id,
             "audio_token_id": self.audio_token_id,
             "history_token_id": self.history_token_id,
             "memory_token_id": self.memory_token_id,
+            "audio_pooling": self.audio_pooling,
             "turn_grammar": self.turn_grammar(),
             "vocab_size": len(self.tokenizer),
             "history_vocab_size": len(self.history_tokenizer),
@@ -328,164 +361,76 @@ class MultiMoodProcessor(ProcessorMixin):
         }
 
     def turn_grammar(self) -> dict[str, Any]:
-        """Token ids of the four lines' fixed parts and of every label, as they stand after the generation prompt.
-
-        Returns:
-            `dict`: `fields` (each with `name`, `prefix` and `labels`), `response_prefix`, `eos_token_id`.
-
-        Raises:
-            ValueError: the tokenizer joins a label with what surrounds it, so that the parts do not add up.
-        """
-        opening = self.apply_chat_template([{"role": "user", "content": "x"}], add_generation_prompt=True)
-        before = self.tokenizer(opening, add_special_tokens=False)["input_ids"]
-
-        def encode(texts: list[str]) -> list[list[int]]:
-            ids = self.tokenizer([opening + text for text in texts], add_special_tokens=False)["input_ids"]
-            if any(row[: len(before)] != before for row in ids):
-                raise ValueError("the tokenizer joins the generation prompt with the turn; use another chat template")
-            return [row[len(before) :] for row in ids]
-
-        grammar = {"fields": [], "eos_token_id": self.tokenizer.eos_token_id}
-        head, head_ids = "", []
-        for name, labels in LABELS.items():
-            prefix = ("\n" if head else "") + PREFIXES[name]
-            prefix_ids = encode([head + prefix])[0][len(head_ids) :]
-            start = len(head_ids) + len(prefix_ids)
-            rows = encode([f"{head}{prefix} {label}" for label in labels])
-            grammar["fields"].append(
-                {
-                    "name": name,
-                    "prefix": prefix_ids,
-                    "labels": {k: row[start:] for k, row in zip(labels, rows, strict=True)},
-                }
+        """Token ids of the turn's fixed parts and labels after the generation prompt; see `build_turn_grammar`."""
+        prompt = [{"role": "user", "content": "x"}]
+        opening = self.apply_chat_template(prompt, add_generation_prompt=True)
+        if not self.apply_chat_template([*prompt, {"role": "assistant", "content": "y"}]).startswith(opening + "y"):
+            raise ValueError(
+                "the chat template writes an answer elsewhere than after its generation prompt; change it"
             )
-            head, head_ids = f"{head}{prefix} {labels[-1]}", rows[-1]
-        response = "\n" + PREFIXES["response"]
-        grammar["response_prefix"] = encode([head + response])[0][len(head_ids) :]
+        return build_turn_grammar(self.tokenizer, opening)
 
-        choices = list(itertools.product(*LABELS.values()))
-        heads = ["\n".join(f"{PREFIXES[n]} {v}" for n, v in zip(LABELS, c, strict=True)) + response for c in choices]
-        for choice, whole in zip(choices, encode(heads), strict=True):
-            parts = [f["prefix"] + f["labels"][label] for f, label in zip(grammar["fields"], choice, strict=True)]
-            if sum(parts, []) + grammar["response_prefix"] != whole:
-                raise ValueError(
-                    f"the tokenizer splits the labels {choice} differently in context; use another tokenizer"
-                )
-        return grammar
-
-    def _flatten(self, messages: list[dict], videos: list, audio: list, history: list) -> list[dict]:
-        """Messages with string contents; the sources of their blocks are appended to the lists."""
-        flat, memory = [], None
-        for message in messages:
-            content = message.get("content") or ""
-            if isinstance(content, str):
-                text = self._neutralise(content, self.tokenizer)
-            else:
-                parts = []
-                for block in content:
-                    block = {key: value for key, value in block.items() if value is not None}  # Arrow fills in None
-                    kind = block.get("type")
-                    if kind == "text":
-                        parts.append(self._neutralise(block["text"], self.tokenizer))
-                    elif kind in ("video", "audio"):
-                        (videos if kind == "video" else audio).append(block[kind])
-                        parts.append(PLACEHOLDERS[kind])
-                    elif kind == "history":
-                        if memory is not None:
-                            raise ValueError("a conversation has two history blocks; join their utterances")
-                        memory = block["slots"] if "slots" in block else list(block["history"])
-                        parts.append(HISTORY_TOKEN)
-                    else:
-                        raise ValueError(f"unknown block type {kind!r}; allowed: text, video, audio, history")
-                text = "".join(parts)
-            flat.append({**{k: v for k, v in message.items() if v is not None}, "content": text})
-        history.append(memory)
-        return flat
-
-    def _neutralise(self, text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-        """Break special tokens that a user typed, by a zero-width space after their first character."""
-        control = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special and len(t.content) > 1]
-        pattern = "|".join(re.escape(token) for token in sorted(control, key=len, reverse=True))
-        return re.sub(pattern, lambda m: m[0][0] + ZERO_WIDTH_SPACE + m[0][1:], text)
-
-    def _load(self, videos: list, audio: list) -> dict[Any, Clip]:
-        """Each distinct source, read once."""
+    def _load(self, videos: list, audio: list) -> dict[Any, _Media]:
+        """Read each distinct source once, several at a time."""
         seen, heard = {_key(source) for source in videos}, {_key(source) for source in audio}
-        return {
-            key: load_clip(
-                source,
+        sources = {_key(source): source for source in (*videos, *audio)}
+        workers = max(1, min(len(sources), torch.get_num_threads()))
+
+        def load(key: Any) -> _Media:
+            clip = load_clip(
+                sources[key],
                 num_frames=self.num_frames,
                 fps=self.fps,
                 video=key in seen,
                 audio=key in heard,
                 max_audio_seconds=self.audio_window / SAMPLING_RATE,
+                threads=torch.get_num_threads() // workers,
             )
-            for key, source in {_key(source): source for source in (*videos, *audio)}.items()
+            return _Media(pixel_values(self.image_processor, clip.frames) if clip.frames else None, clip.waveform)
+
+        with ThreadPoolExecutor(workers) as pool:
+            return dict(zip(sources, pool.map(load, sources), strict=True))
+
+    def _video_inputs(self, media: list[_Media]) -> dict[str, torch.Tensor]:
+        pixels = [item.pixels for item in media if item.pixels is not None]
+        if not pixels:
+            return {}
+        counts = torch.tensor([video_tokens(len(frames), self.video_grid) for frames in pixels])
+        return {
+            "pixel_values_videos": pad_sequence(pixels, batch_first=True),  # (videos, longest, 3, height, width)
+            "video_token_mask": torch.arange(int(counts.max())) < counts[:, None],
         }
 
-    def _video_inputs(self, clips: list[Clip]) -> dict[str, torch.Tensor]:
-        clips = [clip for clip in clips if clip.frames]
-        if not clips:
-            return {}
-        frames = [frame for clip in clips for frame in clip.frames]
-        pixels = self.image_processor(frames, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
-        lengths = [len(clip.frames) for clip in clips]
-        videos = torch.nn.utils.rnn.pad_sequence(pixels.split(lengths), batch_first=True)  # (N, T, 3, H, W)
-        tokens = torch.tensor([video_tokens(length, self.video_grid) for length in lengths])
-        return {"pixel_values_videos": videos, "video_token_mask": torch.arange(int(tokens.max())) < tokens[:, None]}
-
-    def _audio_inputs(self, clips: list[Clip]) -> dict[str, torch.Tensor]:
-        waveforms = [clip.waveform for clip in clips if clip.waveform is not None]
+    def _audio_inputs(self, media: list[_Media]) -> dict[str, torch.Tensor]:
+        waveforms = [item.waveform for item in media if item.waveform is not None]
         if not waveforms:
             return {}
-        features = self.feature_extractor(
-            waveforms,
-            sampling_rate=SAMPLING_RATE,
-            padding="max_length",
-            max_length=self.audio_window,
-            truncation=True,
-            return_tensors="pt",
-        )[self.feature_extractor.model_input_names[0]]
-        tokens = torch.tensor([valid_audio_tokens(len(w), self.audio_window, self.audio_tokens) for w in waveforms])
-        return {"input_features": features, "audio_token_mask": torch.arange(self.audio_tokens) < tokens[:, None]}
+        counts = [valid_audio_tokens(len(waveform), self.audio_window, self.audio_tokens) for waveform in waveforms]
+        return {
+            "input_features": _audio_features(self.feature_extractor, waveforms, self.audio_window),
+            "audio_token_mask": torch.arange(self.audio_tokens) < torch.tensor(counts)[:, None],
+        }
 
     def _history_inputs(self, history: list) -> dict[str, torch.Tensor]:
         rows = [utterances or [] for utterances in history if not isinstance(utterances, int)]
         if not any(rows):
             return {}
         if len(rows) < len(history):
-            raise ValueError("some rows of the batch have utterances as history and others slots; give all the same")
+            raise ValueError(
+                "some prompts of the batch have utterances as history and others slots; give all the same"
+            )
         return self.encode_history(rows)
 
-    def _expand(self, text: list[str], counts: dict[str, list[int]], history: list) -> list[str]:
-        """Repeat each placeholder as often as its block has tokens."""
-        if len(history) != len(text):
-            raise ValueError(f"{len(text)} prompts, but history for {len(history)}")
-        for kind, values in counts.items():
-            if (found := sum(t.count(PLACEHOLDERS[kind]) for t in text)) != len(values):
-                raise ValueError(f"{found} {PLACEHOLDERS[kind]} in the prompts, but {len(values)} {kind} sources")
-        streams = {PLACEHOLDERS[kind]: iter(values) for kind, values in counts.items()}
-        expanded = []
-        for row, utterances in zip(text, history, strict=True):
-            if row.count(HISTORY_TOKEN) != (utterances is not None):
-                raise ValueError(
-                    f"{row.count(HISTORY_TOKEN)} {HISTORY_TOKEN} in a prompt; history wants one where given"
-                )
-            slots = utterances if isinstance(utterances, int) else len(utterances or ())
-            per_row = {**streams, HISTORY_TOKEN: iter([slots])}
-            pattern = "|".join(re.escape(token) for token in per_row)
-            expanded.append(re.sub(pattern, lambda m, s=per_row: m[0] * next(s[m[0]]), row))
-        return expanded
-
-    def _check(self, text: list[str], input_ids: list[list[int]]) -> None:
-        for row, ids in zip(text, input_ids, strict=True):
+    def _check(self, text: list[str], input_ids: list[list[int]], attention_mask: list[list[int]]) -> None:
+        most = self.tokenizer.model_max_length
+        for row, ids, mask in zip(text, input_ids, attention_mask, strict=True):
             for kind, token in PLACEHOLDERS.items():
                 if ids.count(getattr(self, f"{kind}_token_id")) != row.count(token):
                     raise ValueError(f"the tokenizer does not keep {token} as one token; add it as a special token")
-            if len(ids) > self.tokenizer.model_max_length:
+            if sum(mask) > most:
                 raise ValueError(
-                    f"the prompt has {len(ids)} tokens, the language model takes {self.tokenizer.model_max_length}; shorten "
-                    "the text, move older utterances to the history block, or use fewer frames"
+                    f"the prompt has {sum(mask)} tokens, the language model takes {most}; shorten the text, move older "
+                    "utterances to the history block, or use fewer frames"
                 )
 
 
@@ -503,36 +448,30 @@ def _key(source: Any) -> Any:
     """Equal for sources that are the same clip."""
     if isinstance(source, (list, tuple)):
         return tuple(_key(part) for part in source)
-    return source if isinstance(source, str) else id(source)
+    return str(source) if isinstance(source, (str, os.PathLike)) else id(source)
 
 
-def _counts(mask: torch.Tensor | None, present: list[bool]) -> list[int]:
-    """Tokens of each block: those of its row of the mask, or 0 where the source lacks the modality."""
+def _token_counts(mask: torch.Tensor | None, present: list[bool]) -> list[int]:
+    """Tokens of each block: those of its row of the mask, or 0 where its source lacks the modality."""
     rows = iter(mask.sum(1).tolist() if mask is not None else ())
     return [next(rows) if there else 0 for there in present]
 
 
-def _frame_size(image_processor: Any) -> tuple[int, int]:
-    """(height, width) of the frames that an image processor makes."""
-    frame = np.zeros((64, 64, 3), dtype=np.uint8)
-    return tuple(
-        image_processor(frame, input_data_format="channels_last", return_tensors="pt")["pixel_values"].shape[-2:]
+def _audio_features(feature_extractor: Any, waveforms: list[np.ndarray], window: int) -> torch.Tensor:
+    """The audio tower's input for waveforms `(samples,)`, each padded to the full window."""
+    # Filter banks need one frame; wav2vec2's normalisation is told by the mask where the sound ends.
+    waveforms = [np.pad(waveform, (0, max(0, FRAME_LENGTH - len(waveform)))) for waveform in waveforms]
+    mask = {"return_attention_mask": True} if isinstance(feature_extractor, Wav2Vec2FeatureExtractor) else {}
+    features = feature_extractor(
+        waveforms,
+        sampling_rate=SAMPLING_RATE,
+        padding="max_length",
+        max_length=window,
+        truncation=True,
+        return_tensors="pt",
+        **mask,
     )
-
-
-def _prepare_tokenizers(tokenizer: PreTrainedTokenizerBase, history_tokenizer: PreTrainedTokenizerBase) -> None:
-    """Add what MultiMood needs to the tokenizers, in place."""
-    tokens = list(PLACEHOLDERS.values())
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = CHAT_TEMPLATE
-        tokens += ["<|im_start|>", "<|im_end|>"]
-        tokenizer.eos_token = "<|im_end|>"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = "<|pad|>"
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
-    history_tokenizer.add_tokens([AddedToken(MEMORY_TOKEN, special=True, normalized=False)], special_tokens=True)
-    if history_tokenizer.pad_token is None:
-        history_tokenizer.pad_token = history_tokenizer.eos_token or MEMORY_TOKEN
+    return features[feature_extractor.model_input_names[0]]
 
 
 __all__ = ["MultiMoodProcessor"]

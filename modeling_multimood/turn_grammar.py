@@ -69,7 +69,8 @@ class SupportTurnLogitsProcessor(LogitsProcessor):
         scores = scores.clone()
         opening = [row for row, state in enumerate(states) if state == self._opening]
         if opening:
-            scores[torch.tensor(opening)[:, None], torch.tensor(self._eos)] = -torch.inf
+            rows, banned = (torch.tensor(ids, device=scores.device) for ids in (opening, self._eos))
+            scores[rows[:, None], banned] = -torch.inf
 
         header = [row for row, state in enumerate(states) if state is not None and state < self._opening]
         if header:

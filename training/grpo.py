@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 import transformers
 import trl
+from accelerate.utils import set_seed
 from datasets import Dataset
-from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, ModelConfig, TrlParser, get_peft_config
 
@@ -78,7 +78,7 @@ def load_rows(script: GRPOScriptArguments, output_dir: str) -> tuple[list[Row], 
 
 def held_out_reward(trainer: MultiMoodGRPOTrainer) -> dict[str, float]:
     """Mean rewards of turns sampled for the held-out prompts; always with the same random numbers."""
-    set_seed(trainer.args.seed)
+    set_seed(trainer.args.seed, device_specific=True)
     metrics = trainer.evaluate()
     return {
         "reward": metrics["eval_reward"],
@@ -88,7 +88,8 @@ def held_out_reward(trainer: MultiMoodGRPOTrainer) -> dict[str, float]:
 
 def main() -> None:
     script, args, model_args = TrlParser((GRPOScriptArguments, GRPOConfig, ModelConfig)).parse_args_and_config()
-    rows, held_out = load_rows(script, args.output_dir)
+    with args.main_process_first(desc="rows"):  # the others find the clips drawn
+        rows, held_out = load_rows(script, args.output_dir)
     processor = MultiMoodProcessor.from_pretrained(model_args.model_name_or_path)
     model = MultiMoodForConditionalGeneration.from_pretrained(
         model_args.model_name_or_path, dtype=model_args.dtype, attn_implementation=model_args.attn_implementation

@@ -5,11 +5,12 @@ import copy
 import pytest
 import torch
 import whole_builders
-from datasets import Dataset
 from trl import GRPOConfig
 
+from multimood import MultiMoodForConditionalGeneration, MultiMoodProcessor
 from multimood.datasets_scripts.drawn_clip import Person, render_clip
 from multimood.processors.turn import build_prompt
+from multimood.training.grpo import prompt_dataset
 from multimood.training.rewards import format_reward, label_reward
 from multimood.training.trainers.grpo_trainer import MultiMoodGRPOTrainer, join_media, split_media
 
@@ -42,27 +43,23 @@ def make_row(utterance="Hello.", videos=(), history=("hello", "how are you", "sa
     }
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return whole_builders.save_tiny(tmp_path_factory.mktemp("checkpoint"))
+
+
 @pytest.fixture
-def make_trainer(tmp_path, clips):
-    def make(reward_funcs=(format_reward, label_reward), rows=None, **options):
-        folder = whole_builders.save_tiny(tmp_path / "checkpoint")
-        model, processor = whole_builders.tiny_pair()
-        model = type(model).from_pretrained(folder)  # GRPO loads its reference model from there
-        rows = rows or [
+def make_trainer(tmp_path, clips, checkpoint):
+    def make(reward_funcs=(format_reward, label_reward), **options):
+        # From a folder, because GRPO loads its reference model from there.
+        model = MultiMoodForConditionalGeneration.from_pretrained(checkpoint)
+        model.freeze("vision", "audio")
+        rows = [
             make_row("Both.", [clips["joy"]]),
             make_row("Seen only.", [clips["silent"]], history=()),
             make_row("Words only."),
             make_row("Two clips.", [clips["fear"], clips["joy"]], history=("hello",) * 7),
         ]
-        dataset = Dataset.from_list(rows).with_transform(
-            lambda batch: {
-                **batch,
-                "prompt": [
-                    build_prompt(dict(zip(batch, values, strict=True)), verbatim_pairs=1)
-                    for values in zip(*batch.values(), strict=True)
-                ],
-            }
-        )
         args = GRPOConfig(
             output_dir=str(tmp_path / "output"),
             per_device_train_batch_size=4,
@@ -82,8 +79,8 @@ def make_trainer(tmp_path, clips):
             model=model,
             reward_funcs=list(reward_funcs),
             args=args,
-            train_dataset=dataset,
-            processing_class=processor,
+            train_dataset=prompt_dataset(rows, verbatim_pairs=1),
+            processing_class=MultiMoodProcessor.from_pretrained(checkpoint),
         )
 
     return make

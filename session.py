@@ -87,7 +87,7 @@ class SupportSession:
         processor (`MultiMoodProcessor`): the model's own; `processor.verbatim_pairs` is the window's size.
         problem_type (`str`, *optional*): what the talk is about, as the corpus has it, e.g. "work pressure".
         situation (`str`, *optional*): a few words on the person's situation.
-        max_slots (`int`, *optional*): most utterances the memory holds; the oldest give way. Unlimited by default.
+        max_slots (`int`, *optional*): most vectors the memory keeps; neighbours that are alike are then joined.
         max_new_tokens (`int`): most tokens of a response.
         **generation: what else `model.generate` takes, e.g. `do_sample=True, temperature=0.7`.
     """
@@ -131,10 +131,14 @@ class SupportSession:
         model = MultiMoodForConditionalGeneration.from_pretrained(path_or_id, dtype=dtype).to(device).eval()
         return cls(model, processor, **settings)
 
+    def begin_another(self) -> "SupportSession":
+        """A new conversation with the same model and settings: of it, nothing is known of this one."""
+        return SupportSession(self.model, self.processor, max_slots=self.memory.max_slots, **self.generation)
+
     @property
     def memory_slots(self) -> int:
-        """Utterances in the memory."""
-        return len(self.memory.vectors[0])
+        """The memory's vectors: one an utterance, or fewer where `max_slots` is reached."""
+        return self.memory.num_slots[0]
 
     @property
     def saved_tokens(self) -> int:
@@ -232,7 +236,7 @@ class SupportSession:
         folder = Path(folder)
         state = json.loads((folder / "conversation.json").read_text(encoding="utf-8"))
         with self._between_turns():
-            self.memory.load(folder / state["memory"])
+            self.memory = self.model.load_memory(folder / state["memory"])
             self.window, self.utterances = state["window"], state["utterances"]
             self._remembered_tokens = state["remembered_tokens"]
             self.problem_type, self.situation = state["problem_type"], state["situation"]

@@ -67,7 +67,7 @@ def test_help_loads_nothing_heavy():
 def test_respond_prints_labels_response_and_accounts(run, model, clip, file):
     history = file("earlier.json", SAID * 10)
     status, out, err = run("respond", "--model", model, "--video", clip, "--text", "Hello.", "--history", history)
-    assert (status, err) == (0, "")
+    assert status == 0, err
     for name in cli.FIELD_NAMES.values():
         assert name in out
     assert out.count("%") == 9  # three labels of each field
@@ -80,7 +80,7 @@ def test_json_is_one_object_and_nothing_else(model, clip):
     """As a program calls it: a process of its own, whose libraries may print what they like."""
     command = [sys.executable, "-m", "multimood.cli", "respond", "--model", model, "--video", clip, "--json"]
     result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert (result.returncode, result.stderr) == (0, "")
+    assert result.returncode == 0, result.stderr
     reply = json.loads(result.stdout)
     assert set(reply["modalities"]) == {"video", "audio"}
     for field, labels in LABELS.items():
@@ -101,7 +101,7 @@ def test_respond_answers_real_clips(run, model):
 
 def test_demo_tells_its_story(run, model):
     status, out, err = run("demo", "--model", model, "--seed", "1")
-    assert (status, err) == (0, "")
+    assert status == 0, err
     assert "seed 1" in out
     assert "only the memory still holds" in out
     assert "\nTherapist: " in out

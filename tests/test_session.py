@@ -172,7 +172,9 @@ def test_modalities(session, clip, tmp_path, given, modalities):
         "text": lambda: {"text": "Hello."},
         "video": lambda: {"video": clip},
         "silent": lambda: {"video": media_files.write_clip(tmp_path / "silent.mp4", audio_rate=None)},
-        "sound": lambda: {"audio": media_files.write_clip(tmp_path / "sound.wav", frames=0, seconds=0.5)},
+        "sound": lambda: {
+            "audio": media_files.write_clip(tmp_path / "sound.wav", frames=0, seconds=0.5, audio_codec="pcm_s16le")
+        },
         "frames": lambda: {"video": np.random.default_rng(0).integers(0, 255, (6, 40, 40, 3), dtype=np.uint8)},
         "waveform": lambda: {"audio": np.sin(np.arange(8000) / 20).astype(np.float32)},
         "two clips": lambda: {"video": [clip, media_files.write_clip(tmp_path / "second.mp4", pitch=220)]},

@@ -1,0 +1,178 @@
+"""The Gradio page: a clip is uploaded or recorded, answered, and forgotten.
+
+    python -m multimood.spaces_demo.app
+
+`MULTIMOOD_MODEL` names another model: a folder, or a repository on the Hub.
+
+A conversation lives in the memory of this process, one for each open page, until the page is left or an hour has
+passed. Uploads are deleted as soon as they are read.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it when it is imported
+
+import gradio as gr
+
+import multimood
+from multimood.session import SupportReply, SupportSession
+
+TINY = Path(multimood.__file__).parent / "assets" / "multimood-tiny"
+TOY = " The model behind this page is a toy, trained on drawn faces and synthetic voices: its answers mean nothing."
+DISCLOSURE = (
+    "**You are talking to an AI, not to a person.** It makes mistakes, it does not recognise emergencies, and it is "
+    "**not a substitute for care**. If you are in danger, call your local emergency number now."
+)
+CONSENT = "Allow recording with my camera and microphone"
+PRIVACY = (
+    "Clips and sound are deleted as soon as they are read. The conversation is forgotten when you start over or leave."
+)
+FIELDS = {"client_emotion": "You seem to feel", "therapist_emotion": "The reply's emotion", "strategy": "Its strategy"}
+CAVEAT = "Guesses of a model from face, voice and words, each with its probability. They are often wrong."
+EMPTY_MEMORY = "Nothing is remembered yet."
+FORGET_AFTER = 3600  # seconds without a turn
+UNSENT = (60, 600)  # seconds: how often uploads that were never sent are looked for, and how old they may get
+
+CSS = """
+.gradio-container { max-width: 1080px !important; margin: auto !important; }
+#disclosure { border-left: 4px solid var(--color-accent); padding: 10px 16px; background: var(--background-fill-secondary); }
+#caveat p, #privacy p, #memory p { color: var(--body-text-color-subdued); font-size: var(--text-sm); }
+"""
+
+
+def build_page(session: SupportSession, is_toy: bool = False) -> gr.Blocks:
+    """The page, for any number of visitors.
+
+    Args:
+        session (`SupportSession`): its model, processor and generation settings serve all visitors; each begins a
+            conversation of their own.
+        is_toy (`bool`): say that the answers mean nothing.
+    """
+
+    def answer(
+        conversation: SupportSession | None, chat: list[dict], words: str, clip: str | None, sound: str | None
+    ) -> Iterator[dict]:
+        conversation = conversation or session.begin_another()
+        try:
+            with conversation.stream(words, _take(clip), _take(sound)) as stream:
+                given = [name for name, path in (("clip", clip), ("sound", sound)) if path]
+                said = "\n\n".join(
+                    part for part in (words.strip(), given and f"*with a {' and '.join(given)}*") if part
+                )
+                chat = [*chat, {"role": "user", "content": said}, {"role": "assistant", "content": "…"}]
+                cleared = {words_box: "", clip_box: None, sound_box: None, state: conversation}
+                bars = {box: stream.probabilities[field] for field, box in estimate_boxes.items()}
+                yield {chat_box: chat, **cleared, **bars}
+                written = ""
+                for piece in stream:
+                    written += piece
+                    chat[-1]["content"] = written
+                    yield {chat_box: chat}
+            yield {chat_box: chat, memory_box: _memory_line(conversation, stream.reply)}
+        except (ValueError, OSError, RuntimeError) as error:
+            gr.Warning(str(error), title="This could not be answered")
+            yield {clip_box: None, sound_box: None}  # their files are gone
+
+    def start_over() -> dict:
+        empty = dict.fromkeys(estimate_boxes.values())
+        return {state: None, chat_box: [], memory_box: EMPTY_MEMORY, clip_box: None, sound_box: None, **empty}
+
+    with gr.Blocks(title="MultiMood", analytics_enabled=False, delete_cache=UNSENT) as page:
+        state = gr.State(None, time_to_live=FORGET_AFTER)
+        gr.Markdown("# MultiMood\nEmotional support that sees, hears and remembers.")
+        gr.Markdown(DISCLOSURE + (TOY if is_toy else ""), elem_id="disclosure")
+        with gr.Row():
+            with gr.Column(scale=3, min_width=320):
+                chat_box = gr.Chatbot(label="Conversation", height=420, buttons=[], feedback_options=None)
+                words_box = gr.Textbox(label="Your words", placeholder="What is on your mind?", lines=2, max_lines=6)
+                with gr.Row():
+                    send = gr.Button("Send", variant="primary", scale=2)
+                    again = gr.Button("Start over", scale=1)
+            with gr.Column(scale=2, min_width=300):
+                consent = gr.Checkbox(label=CONSENT)
+                with gr.Tab("Clip"):
+                    clip_box = gr.Video(
+                        label="Your clip, with its sound",
+                        sources=["upload"],
+                        include_audio=True,
+                        webcam_options=gr.WebcamOptions(mirror=False),
+                        height=240,
+                        buttons=[],
+                    )
+                with gr.Tab("Sound only"):
+                    sound_box = gr.Audio(
+                        label="Your voice; goes before the clip's sound",
+                        sources=["upload"],
+                        type="filepath",
+                        buttons=[],
+                    )
+                gr.Markdown(PRIVACY, elem_id="privacy")
+                show = gr.Checkbox(label="Show estimates", value=True)
+                with gr.Group() as estimates:
+                    gr.Markdown(CAVEAT, elem_id="caveat", padding=True)
+                    estimate_boxes = {
+                        field: gr.Label(label=label, num_top_classes=3, show_heading=False, buttons=[])
+                        for field, label in FIELDS.items()
+                    }
+                memory_box = gr.Markdown(EMPTY_MEMORY, elem_id="memory")
+
+        outputs = {state, chat_box, words_box, clip_box, sound_box, memory_box, *estimate_boxes.values()}
+        gr.on(
+            [send.click, words_box.submit],
+            answer,
+            [state, chat_box, words_box, clip_box, sound_box],
+            outputs,
+            trigger_mode="once",
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        again.click(start_over, None, outputs, api_visibility="private")
+        consent.change(_recorders, consent, [clip_box, sound_box], api_visibility="private")
+        show.change(lambda on: gr.Group(visible=on), show, estimates, api_visibility="private")
+    return page
+
+
+def launch(page: gr.Blocks, **options):
+    """Serve the page without anything that would reach beyond this server."""
+    font = ("system-ui", "sans-serif")  # gradio's own fonts would be fetched
+    theme = gr.themes.Soft(primary_hue="teal", secondary_hue="teal", font=font, font_mono=("monospace",))
+    return page.launch(theme=theme, css=CSS, ssr_mode=False, run_history=False, footer_links=[], **options)
+
+
+def _recorders(allowed: bool) -> tuple[gr.Video, gr.Audio]:
+    """Camera and microphone are there only while they are allowed."""
+    return (
+        gr.Video(sources=["upload", "webcam"] if allowed else ["upload"]),
+        gr.Audio(sources=["upload", "microphone"] if allowed else ["upload"]),
+    )
+
+
+def _take(upload: str | None) -> bytes | None:
+    """The content of an upload, whose file is deleted."""
+    if upload is None:
+        return None
+    try:
+        return Path(upload).read_bytes()
+    finally:
+        Path(upload).unlink(missing_ok=True)
+
+
+def _memory_line(conversation: SupportSession, reply: SupportReply) -> str:
+    tokens = reply.prompt_tokens
+    return (
+        f"**Memory:** {conversation.utterances} utterances said, {conversation.memory_slots} of them remembered as one "
+        f"vector each. This turn read {sum(tokens.values()):,} tokens and saved {reply.saved_tokens:,}."
+    )
+
+
+def main() -> None:
+    """Load the model and open the page."""
+    source = os.environ.get("MULTIMOOD_MODEL", TINY)
+    page = build_page(SupportSession.from_pretrained(source), is_toy=Path(source) == TINY)
+    launch(page, inbrowser="SPACE_ID" not in os.environ)  # set on the Hub, where there is no browser to open
+
+
+if __name__ == "__main__":
+    main()

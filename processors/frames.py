@@ -1,15 +1,46 @@
 """Frames → pixel values, as the image processor of the vision tower makes them, for all frames at once."""
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers import PreTrainedConfig, SiglipImageProcessorPil
 from transformers.image_processing_backends import PilBackend
 from transformers.image_transforms import get_resize_output_image_size
 from transformers.image_utils import ChannelDimension, PILImageResampling
 
 RESAMPLE = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
+
+
+def fixed_size_image_processor(image_processor: Any, config: PreTrainedConfig) -> Any:
+    """An image processor whose frames all have one size and stay images.
+
+    SigLIP 2's NaFlex processor cuts images of any shape into patches; it is replaced by one that makes the square for
+    which the tower has position embeddings. Any other is returned as it is.
+
+    Args:
+        image_processor: of the vision tower.
+        config (`PreTrainedConfig`): of the vision tower.
+
+    Raises:
+        ValueError: the image processor does not make one image of a frame.
+    """
+    if config.model_type == "siglip2_vision_model" and hasattr(image_processor, "max_num_patches"):
+        edge = math.isqrt(config.num_patches) * config.patch_size
+        image_processor = SiglipImageProcessorPil(
+            size={"height": edge, "width": edge},
+            resample=image_processor.resample,
+            image_mean=image_processor.image_mean,
+            image_std=image_processor.image_std,
+        )
+    shape = tuple(pixel_values(image_processor, [np.zeros((64, 64, 3), dtype=np.uint8)]).shape)
+    if len(shape) != 4 or shape[:2] != (1, 3):
+        raise ValueError(
+            f"{type(image_processor).__name__} makes {shape} of a frame, not (1, 3, height, width); use another"
+        )
+    return image_processor
 
 
 def pixel_values(image_processor: Any, frames: list[np.ndarray]) -> torch.Tensor:

@@ -18,7 +18,7 @@ from transformers import (
 from transformers.processing_utils import ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from .frames import pixel_values
+from .frames import fixed_size_image_processor, pixel_values
 from .lengths import (
     CONNECTOR_STRIDE,
     FRAME_LENGTH,
@@ -155,6 +155,7 @@ class MultiMoodProcessor(ProcessorMixin):
         made = tuple(_audio_features(audio, [np.zeros(window, dtype=np.float32)], window).shape[1:])
         if made != (taken := audio_input_shape(audio_config, window)):
             raise ValueError(f"{type(audio).__name__} makes features of shape {made}, its tower takes {taken}")
+        vision = fixed_size_image_processor(vision, vision_config)
         frame = pixel_values(vision, [np.zeros((64, 64, 3), dtype=np.uint8)])  # (1, 3, height, width)
         return cls(
             vision,

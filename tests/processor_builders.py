@@ -1,14 +1,11 @@
 """Tiny processors for tests, made from nothing."""
 
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    PreTrainedTokenizerFast,
-    SiglipImageProcessorPil,
-    SiglipVisionConfig,
-    WhisperConfig,
-    WhisperFeatureExtractor,
-)
+from transformers import PreTrainedTokenizerFast
 
+from multimood.modeling_multimood.configuration_beats import BeatsConfig
+from multimood.processors.feature_extraction_beats import BeatsFeatureExtractor
 from multimood.processors.processing_multimood import MultiMoodProcessor
 from multimood.processors.turn import EMOTIONS, PREFIXES, STRATEGIES
 
@@ -36,53 +33,97 @@ def tiny_tokenizer(vocab_size: int = 600) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|endoftext|>")
 
 
-def tiny_vision(kind: str = "siglip"):
-    """(image processor, vision configuration) with 32 × 32 pixels and patches of 8."""
-    size = {"height": 32, "width": 32}
-    config = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return {
-        "siglip": lambda: (
-            SiglipImageProcessorPil(size=size),
-            SiglipVisionConfig(image_size=32, patch_size=8, **config),
+_SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+_SQUARE = {"height": 32, "width": 32}
+_CONVOLUTIONS = {"conv_dim": (16, 16, 16), "conv_kernel": (10, 8, 4), "conv_stride": (5, 8, 4)}
+VISION = {
+    "siglip": lambda: (
+        transformers.SiglipImageProcessorPil(size=_SQUARE),
+        transformers.SiglipVisionConfig(image_size=32, patch_size=8, **_SIZES),
+    ),
+    "siglip2": lambda: (
+        transformers.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16),
+        transformers.Siglip2VisionConfig(num_patches=16, patch_size=8, **_SIZES),
+    ),
+    "clip": lambda: (
+        transformers.CLIPImageProcessorPil(size={"shortest_edge": 36}, crop_size=_SQUARE),
+        transformers.CLIPVisionConfig(image_size=32, patch_size=8, **_SIZES),
+    ),
+    "dinov2": lambda: (
+        transformers.BitImageProcessorPil(size={"shortest_edge": 36}, crop_size=_SQUARE),
+        transformers.Dinov2Config(
+            image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2
         ),
-    }[kind]()
+    ),
+}
+AUDIO = {
+    "whisper": lambda: (
+        transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=1),
+        transformers.WhisperConfig(
+            d_model=32,
+            encoder_layers=2,
+            encoder_attention_heads=2,
+            encoder_ffn_dim=64,
+            decoder_layers=1,
+            decoder_attention_heads=2,
+            decoder_ffn_dim=64,
+            num_mel_bins=16,
+            max_source_positions=50,
+            vocab_size=64,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=1,
+        ),
+    ),
+    "wav2vec2": lambda: (
+        transformers.Wav2Vec2FeatureExtractor(),
+        transformers.Wav2Vec2Config(**_SIZES, **_CONVOLUTIONS, num_conv_pos_embeddings=16),
+    ),
+    "hubert": lambda: (
+        transformers.Wav2Vec2FeatureExtractor(),
+        transformers.HubertConfig(**_SIZES, **_CONVOLUTIONS, num_conv_pos_embeddings=16),
+    ),
+    "wavlm": lambda: (
+        transformers.Wav2Vec2FeatureExtractor(),
+        transformers.WavLMConfig(**_SIZES, **_CONVOLUTIONS, num_conv_pos_embeddings=16),
+    ),
+    "ast": lambda: (
+        transformers.ASTFeatureExtractor(num_mel_bins=32, max_length=100),
+        transformers.ASTConfig(num_mel_bins=32, max_length=100, **_SIZES),
+    ),
+    "beats": lambda: (
+        BeatsFeatureExtractor(chunk_length=1),
+        BeatsConfig(num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, patch_embed_dim=16, **_SIZES),
+    ),
+}
+_WINDOW = {"whisper": None, "ast": None}  # fixed by the tower
+
+
+def tiny_vision(kind: str = "siglip"):
+    """(image processor, vision configuration) of 32 × 32 pixels and patches of 8."""
+    return VISION[kind]()
 
 
 def tiny_audio(kind: str = "whisper"):
     """(feature extractor, audio configuration) with a window of about 1 s."""
-    return {
-        "whisper": lambda: (
-            WhisperFeatureExtractor(feature_size=16, chunk_length=1),
-            WhisperConfig(
-                d_model=32,
-                encoder_layers=2,
-                encoder_attention_heads=2,
-                encoder_ffn_dim=64,
-                decoder_layers=1,
-                decoder_attention_heads=2,
-                decoder_ffn_dim=64,
-                num_mel_bins=16,
-                max_source_positions=50,
-                vocab_size=64,
-                pad_token_id=0,
-                bos_token_id=1,
-                eos_token_id=2,
-                decoder_start_token_id=1,
-            ),
-        ),
-    }[kind]()
+    return AUDIO[kind]()
 
 
 def tiny_processor(vision: str = "siglip", audio: str = "whisper", **settings) -> MultiMoodProcessor:
     """A processor of 4 frames and 1 s of sound; `settings` go to `from_backbones`."""
     image_processor, vision_config = tiny_vision(vision)
     feature_extractor, audio_config = tiny_audio(audio)
+    defaults = {
+        "history": tiny_tokenizer(400),
+        "text": tiny_tokenizer(),
+        "num_frames": 4,
+        "audio_seconds": _WINDOW.get(audio, 1.0),
+    }
     return MultiMoodProcessor.from_backbones(
         image_processor,
         feature_extractor,
-        tiny_tokenizer(400),
-        tiny_tokenizer(),
         vision_config=vision_config,
         audio_config=audio_config,
-        **{"num_frames": 4, **settings},
+        **{**defaults, **settings},
     )

@@ -1,5 +1,6 @@
 """Configuration of MultiMood: four backbones, the token ids that join them, and the connectors' settings."""
 
+import os
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -12,7 +13,7 @@ from .configuration_beats import BeatsConfig  # noqa: F401 (registers the model 
 _GENERATIVE = "modeling_multimood.MultiMoodForConditionalGeneration"
 AUTO_MAP = {
     "AutoConfig": "configuration_multimood.MultiMoodConfig",
-    "AutoModel": "modeling_multimood.MultiMoodModel",
+    "AutoModel": "multimood_model.MultiMoodModel",
     "AutoModelForCausalLM": _GENERATIVE,
     "AutoModelForImageTextToText": _GENERATIVE,
     "AutoModelForMultimodalLM": _GENERATIVE,
@@ -76,12 +77,20 @@ class MultiMoodConfig(PreTrainedConfig):
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):
-        kwargs["auto_map"] = dict(AUTO_MAP)
+        kwargs.setdefault("auto_map", dict(AUTO_MAP))
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
         for name in ("connector_depth", "audio_pooling"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
 
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """As ever. The map of AutoClasses is made to mean the code that is saved here, wherever the model came from."""
+        self.auto_map = dict(AUTO_MAP)
+        super().save_pretrained(save_directory, **kwargs)
+
+
+# Saving copies this folder's code beside the configuration, for `trust_remote_code=True`.
+MultiMoodConfig.register_for_auto_class()
 
 __all__ = ["AUTO_MAP", "MultiMoodConfig"]

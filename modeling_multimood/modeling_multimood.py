@@ -264,4 +264,7 @@ class MultiMoodForConditionalGeneration(LabelPredictionMixin, MultiMoodPreTraine
         )
 
 
+# Saving copies this folder's code beside the weights, for `trust_remote_code=True`.
+MultiMoodForConditionalGeneration.register_for_auto_class("AutoModelForCausalLM")
+
 __all__ = ["MultiMoodForConditionalGeneration", "MultiMoodModel", "MultiMoodPreTrainedModel"]

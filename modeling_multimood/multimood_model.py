@@ -191,8 +191,7 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
         if history_memory is not None:
             if history_input_ids is not None:
                 raise ValueError("Give the earlier talk once: as `history_memory` or as `history_input_ids`.")
-            is_memory = isinstance(history_memory, ConversationMemory)
-            history = history_memory.vectors if is_memory else list(history_memory)
+            history = list(getattr(history_memory, "vectors", history_memory))
         elif history_input_ids is not None:
             history = self.get_history_features(history_input_ids, history_attention_mask)
         if history is not None:
@@ -338,5 +337,8 @@ def _select(features: torch.Tensor, token_mask: torch.Tensor | None, name: str) 
         )
     return features[token_mask.to(features.device, torch.bool)]
 
+
+# Saving copies this folder's code beside the weights, for `trust_remote_code=True`.
+MultiMoodModel.register_for_auto_class("AutoModel")
 
 __all__ = ["MEDIA_INPUTS", "MultiMoodModel", "MultiMoodPreTrainedModel"]

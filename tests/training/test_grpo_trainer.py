@@ -221,3 +221,9 @@ def test_placeholders_are_never_generated(make_trainer):
     trainer.train()
     assert len(seen) >= 8
     assert not set(seen) & set(forbidden)
+
+
+def test_vllm_is_refused(tmp_path):
+    args = GRPOConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True, report_to="none", use_vllm=True)
+    with pytest.raises(ValueError, match="use_vllm"):
+        MultiMoodGRPOTrainer("not loaded", [format_reward], args)

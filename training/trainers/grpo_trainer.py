@@ -11,7 +11,7 @@ import pickle
 from typing import Any
 
 import torch
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 
 VIDEO_KEYS = ("pixel_values_videos", "video_token_mask")
@@ -27,15 +27,18 @@ class MultiMoodGRPOTrainer(GRPOTrainer):
 
     Each different prompt of a generation batch is read and decoded once; its generations share the tensors. The
     placeholders of media and memory are never generated.
+
+    Raises:
+        ValueError: if `args.use_vllm` is set.
     """
 
     # Media of the samples that the next forward pass scores, one dict a sample.
     _media: list[dict[str, torch.Tensor]] | None = None
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        if self.args.use_vllm:
+    def __init__(self, model, reward_funcs, args: GRPOConfig | None = None, **kwargs):
+        if args is not None and args.use_vllm:
             raise ValueError("vLLM takes images only: leave `use_vllm` off for prompts with video, audio and history.")
+        super().__init__(model, reward_funcs, args, **kwargs)
         config = self.accelerator.unwrap_model(self.model).config
         placeholders = {config.video_token_id, config.audio_token_id, config.history_token_id}
         suppressed = sorted(placeholders | set(self.generation_kwargs.get("suppress_tokens") or ()))

@@ -3,7 +3,8 @@
     accelerate launch training/grpo.py --config training/recipes/grpo_tiny.yaml
     accelerate launch training/grpo.py --model_name_or_path assets/multimood-tiny \
         --train_file data/mesc/train.jsonl --eval_file data/mesc/validation.jsonl --output_dir outputs/grpo \
-        --learning_rate 1e-5 --num_generations 4 --max_completion_length 128 --use_peft
+        --learning_rate 1e-5 --num_generations 4 --max_completion_length 128 \
+        --use_peft --lora_target_modules '.*language_model.*(q_proj|v_proj)'
 
 Without files it learns from fresh rows of the synthetic corpus. The mean reward on held-out prompts, before and after,
 is printed and written to `grpo_results.json` beside the checkpoint. A run that was stopped goes on from its last

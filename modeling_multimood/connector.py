@@ -36,17 +36,17 @@ class RegNetBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
-        self.norm1 = LayerNorm2d(out_channels, eps=1e-6)
+        self.norm1 = LayerNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, groups=out_channels, bias=False)
-        self.norm2 = LayerNorm2d(out_channels, eps=1e-6)
+        self.norm2 = LayerNorm2d(out_channels)
         self.squeeze_excite = SqueezeExcite(out_channels, max(1, round(in_channels * 0.25)))
         self.conv3 = nn.Conv2d(out_channels, out_channels, kernel_size=1, bias=False)
-        self.norm3 = LayerNorm2d(out_channels, eps=1e-6)
+        self.norm3 = LayerNorm2d(out_channels)
         self.shortcut = (
             nn.Identity()
             if in_channels == out_channels
             else nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False), LayerNorm2d(out_channels, eps=1e-6)
+                nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False), LayerNorm2d(out_channels)
             )
         )
 

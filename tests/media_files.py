@@ -81,11 +81,13 @@ def write_clip(
         if sound:
             wave = sine(seconds if seconds is not None else frames / rate, audio_rate, pitch)
             channels = sound.codec_context.layout.nb_channels
-            frame = av.AudioFrame.from_ndarray(np.tile(wave, (channels, 1)), format="fltp", layout=layout)
-            frame.sample_rate = audio_rate
             resampler = av.AudioResampler(format=sound.codec_context.format, layout=layout, rate=audio_rate)
-            for piece in resampler.resample(frame):
-                container.mux(sound.encode(piece))
+            for start in range(0, len(wave), audio_rate):
+                piece = np.tile(wave[start : start + audio_rate], (channels, 1))
+                frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout=layout)
+                frame.sample_rate = audio_rate
+                for converted in resampler.resample(frame):
+                    container.mux(sound.encode(converted))
             container.mux(sound.encode())
     return str(path)
 

@@ -1,0 +1,98 @@
+"""The one row format of every corpus: one client → therapist hand-over."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypedDict
+
+from multimood.processors.turn import EMOTIONS, SPEAKERS, STRATEGIES
+
+
+class Utterance(TypedDict):
+    """One earlier utterance. `emotion` and `strategy` are `None` where the corpus does not label them."""
+
+    speaker: str
+    text: str
+    emotion: str | None
+    strategy: str | None
+
+
+class Row(TypedDict):
+    """One turn: everything before it, the client's clips and words, and the therapist's answer."""
+
+    dialogue_id: str
+    turn_id: int
+    problem_type: str | None
+    situation: str | None
+    history: list[Utterance]
+    videos: list[str]
+    utterance: str
+    client_emotion: str | None
+    therapist_emotion: str | None
+    strategy: str | None
+    response: str | None
+
+
+class RowError(ValueError):
+    """A row that does not follow the schema; the message names the field, the value and the mend."""
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise RowError(message)
+
+
+def _check_label(value: str | None, allowed: tuple[str, ...], field: str) -> None:
+    _check(value is None or value in allowed, f"{field} is {value!r}; use one of {', '.join(allowed)}, or null")
+
+
+def validate_row(row: Row) -> Row:
+    """Returns `row` unchanged where it follows the schema; raises [`RowError`] where it does not."""
+    names = Row.__annotations__.keys()
+    missing, extra = names - row.keys(), row.keys() - names
+    _check(not missing, f"row lacks {', '.join(sorted(missing))}; every row has {', '.join(names)}")
+    _check(not extra, f"row has unknown fields {', '.join(sorted(extra))}; every row has {', '.join(names)}")
+    _check(bool(row["utterance"].strip() or row["videos"]), "row has neither words nor clips; give one of them")
+    for i, utterance in enumerate(row["history"]):
+        speaker = utterance.get("speaker")
+        _check(speaker in SPEAKERS, f"history[{i}].speaker is {speaker!r}; use one of {', '.join(SPEAKERS)}")
+        _check(isinstance(utterance.get("text"), str), f"history[{i}].text is {utterance.get('text')!r}; give a string")
+        _check_label(utterance.get("emotion"), EMOTIONS, f"history[{i}].emotion")
+        _check_label(utterance.get("strategy"), STRATEGIES, f"history[{i}].strategy")
+    _check_label(row["client_emotion"], EMOTIONS, "client_emotion")
+    _check_label(row["therapist_emotion"], EMOTIONS, "therapist_emotion")
+    _check_label(row["strategy"], STRATEGIES, "strategy")
+    return row
+
+
+def write_rows(rows: Iterable[Row], path: str | Path) -> Path:
+    """Writes rows as JSON lines, all or nothing. Clips under the file's folder are stored relative to it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent.resolve()
+    part = path.with_suffix(path.suffix + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        for row in rows:
+            clips = [Path(clip).resolve() for clip in row["videos"]]
+            clips = [clip.relative_to(folder) if clip.is_relative_to(folder) else clip for clip in clips]
+            file.write(json.dumps({**row, "videos": [str(clip) for clip in clips]}, ensure_ascii=False) + "\n")
+    return part.replace(path)
+
+
+def read_rows(path: str | Path) -> Iterator[Row]:
+    """Yields the rows of a JSON-lines file, checked; clips become absolute paths.
+
+    Raises:
+        RowError: with file and line, where a line is not JSON, breaks the schema or names a missing clip.
+    """
+    path = Path(path)
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = validate_row(json.loads(line))
+                row["videos"] = [str((path.parent / clip).resolve()) for clip in row["videos"]]
+                for clip in row["videos"]:
+                    _check(Path(clip).is_file(), f"clip {clip} does not exist")
+            except (json.JSONDecodeError, RowError) as error:
+                raise RowError(f"{path}, line {number}: {error}") from error
+            yield row

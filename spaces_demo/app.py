@@ -4,7 +4,7 @@
 
 `MULTIMOOD_MODEL` names another model: a folder, or a repository on the Hub.
 
-A conversation lives in the memory of this process, one for each open page, until the page is left or an hour has
+A conversation lives in the memory of this process, one for each open page, until the visitor starts over or an hour has
 passed. Uploads are deleted as soon as they are read.
 """
 
@@ -27,18 +27,31 @@ DISCLOSURE = (
 )
 CONSENT = "Allow recording with my camera and microphone"
 PRIVACY = (
-    "Clips and sound are deleted as soon as they are read. The conversation is forgotten when you start over or leave."
+    "Clips and sound are deleted as soon as they are read. The conversation is forgotten when you start over, or an "
+    "hour after your last turn."
 )
-FIELDS = {"client_emotion": "You seem to feel", "therapist_emotion": "The reply's emotion", "strategy": "Its strategy"}
+FIELDS = {"client_emotion": "You may feel", "therapist_emotion": "The reply feels", "strategy": "The reply's strategy"}
 CAVEAT = "Guesses of a model from face, voice and words, each with its probability. They are often wrong."
+SHOWN = 3  # labels of a field
 EMPTY_MEMORY = "Nothing is remembered yet."
 FORGET_AFTER = 3600  # seconds without a turn
 UNSENT = (60, 600)  # seconds: how often uploads that were never sent are looked for, and how old they may get
 
+# A long word must not widen a phone's page; and gradio's trimming fetches a program from elsewhere.
 CSS = """
 .gradio-container { max-width: 1080px !important; margin: auto !important; }
+.message * { overflow-wrap: anywhere !important; }
+button[aria-label="Trim video to selection"] { display: none; }
 #disclosure { border-left: 4px solid var(--color-accent); padding: 10px 16px; background: var(--background-fill-secondary); }
-#caveat p, #privacy p, #memory p { color: var(--body-text-color-subdued); font-size: var(--text-sm); }
+#privacy p, #memory p { font-size: var(--text-sm); margin: 0; }
+#estimates { background: var(--block-background-fill); border: 1px solid var(--border-color-primary); border-radius: var(--block-radius); padding: 4px 2px; }
+#estimates p { font-size: var(--text-sm); margin: 0; }
+#estimates h3 { font-size: var(--text-md); margin: 12px 0 4px; }
+#estimates li { display: grid; grid-template-columns: 1fr 34% 3.2em; gap: 10px; align-items: center; list-style: none; margin: 3px 0; }
+#estimates ul { margin: 0; padding: 0; }
+#estimates .bar { background: var(--border-color-primary); border-radius: 4px; height: 8px; }
+#estimates .bar div { background: var(--color-accent); border-radius: 4px; height: 100%; }
+#estimates li span:last-child { text-align: right; font-variant-numeric: tabular-nums; }
 """
 
 
@@ -63,21 +76,26 @@ def build_page(session: SupportSession, is_toy: bool = False) -> gr.Blocks:
                 )
                 chat = [*chat, {"role": "user", "content": said}, {"role": "assistant", "content": "…"}]
                 cleared = {words_box: "", clip_box: None, sound_box: None, state: conversation}
-                bars = {box: stream.probabilities[field] for field, box in estimate_boxes.items()}
-                yield {chat_box: chat, **cleared, **bars}
+                yield {chat_box: chat, estimates: _bars(stream.probabilities), **cleared}
                 written = ""
                 for piece in stream:
                     written += piece
                     chat[-1]["content"] = written
                     yield {chat_box: chat}
             yield {chat_box: chat, memory_box: _memory_line(conversation, stream.reply)}
-        except (ValueError, OSError, RuntimeError) as error:
+        except (ValueError, OSError) as error:
             gr.Warning(str(error), title="This could not be answered")
             yield {clip_box: None, sound_box: None}  # their files are gone
 
     def start_over() -> dict:
-        empty = dict.fromkeys(estimate_boxes.values())
-        return {state: None, chat_box: [], memory_box: EMPTY_MEMORY, clip_box: None, sound_box: None, **empty}
+        return {
+            state: None,
+            chat_box: [],
+            memory_box: EMPTY_MEMORY,
+            clip_box: None,
+            sound_box: None,
+            estimates: _bars({}),
+        }
 
     with gr.Blocks(title="MultiMood", analytics_enabled=False, delete_cache=UNSENT) as page:
         state = gr.State(None, time_to_live=FORGET_AFTER)
@@ -85,7 +103,13 @@ def build_page(session: SupportSession, is_toy: bool = False) -> gr.Blocks:
         gr.Markdown(DISCLOSURE + (TOY if is_toy else ""), elem_id="disclosure")
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
-                chat_box = gr.Chatbot(label="Conversation", height=420, buttons=[], feedback_options=None)
+                chat_box = gr.Chatbot(
+                    label="Conversation",
+                    height=440,
+                    buttons=[],
+                    feedback_options=None,
+                    placeholder="Write, or show and tell in a clip, and press Send.",
+                )
                 words_box = gr.Textbox(label="Your words", placeholder="What is on your mind?", lines=2, max_lines=6)
                 with gr.Row():
                     send = gr.Button("Send", variant="primary", scale=2)
@@ -98,7 +122,6 @@ def build_page(session: SupportSession, is_toy: bool = False) -> gr.Blocks:
                         sources=["upload"],
                         include_audio=True,
                         webcam_options=gr.WebcamOptions(mirror=False),
-                        height=240,
                         buttons=[],
                     )
                 with gr.Tab("Sound only"):
@@ -110,15 +133,10 @@ def build_page(session: SupportSession, is_toy: bool = False) -> gr.Blocks:
                     )
                 gr.Markdown(PRIVACY, elem_id="privacy")
                 show = gr.Checkbox(label="Show estimates", value=True)
-                with gr.Group() as estimates:
-                    gr.Markdown(CAVEAT, elem_id="caveat", padding=True)
-                    estimate_boxes = {
-                        field: gr.Label(label=label, num_top_classes=3, show_heading=False, buttons=[])
-                        for field, label in FIELDS.items()
-                    }
+                estimates = gr.HTML(_bars({}), elem_id="estimates")
                 memory_box = gr.Markdown(EMPTY_MEMORY, elem_id="memory")
 
-        outputs = {state, chat_box, words_box, clip_box, sound_box, memory_box, *estimate_boxes.values()}
+        outputs = {state, chat_box, words_box, clip_box, sound_box, memory_box, estimates}
         gr.on(
             [send.click, words_box.submit],
             answer,
@@ -128,16 +146,24 @@ def build_page(session: SupportSession, is_toy: bool = False) -> gr.Blocks:
             show_progress="hidden",
             api_visibility="private",
         )
-        again.click(start_over, None, outputs, api_visibility="private")
+        gr.on([again.click, chat_box.clear], start_over, None, outputs, api_visibility="private")
         consent.change(_recorders, consent, [clip_box, sound_box], api_visibility="private")
-        show.change(lambda on: gr.Group(visible=on), show, estimates, api_visibility="private")
+        show.change(lambda on: gr.HTML(visible=on), show, estimates, api_visibility="private")
     return page
 
 
 def launch(page: gr.Blocks, **options):
     """Serve the page without anything that would reach beyond this server."""
     font = ("system-ui", "sans-serif")  # gradio's own fonts would be fetched
-    theme = gr.themes.Soft(primary_hue="teal", secondary_hue="teal", font=font, font_mono=("monospace",))
+    theme = gr.themes.Soft(primary_hue="teal", secondary_hue="teal", font=font, font_mono=("monospace",)).set(
+        button_primary_background_fill="*primary_700",  # white on it is easy to read
+        button_primary_background_fill_hover="*primary_800",
+        checkbox_border_color="*neutral_500",
+        body_background_fill="*neutral_50",
+        block_border_width="1px",
+        block_label_text_color="*primary_800",
+        block_title_text_color="*primary_800",
+    )
     return page.launch(theme=theme, css=CSS, ssr_mode=False, run_history=False, footer_links=[], **options)
 
 
@@ -157,6 +183,19 @@ def _take(upload: str | None) -> bytes | None:
         return Path(upload).read_bytes()
     finally:
         Path(upload).unlink(missing_ok=True)
+
+
+def _bars(probabilities: dict[str, dict[str, float]]) -> str:
+    """Each field's most probable labels as bars."""
+    parts = [f"<p>{CAVEAT}</p>"]
+    for field, of in probabilities.items():
+        best = sorted(of.items(), key=lambda item: -item[1])[:SHOWN]
+        rows = "".join(
+            f'<li><span>{label}</span><div class="bar"><div style="width: {p:.1%}"></div></div><span>{p:.0%}</span></li>'
+            for label, p in best
+        )
+        parts.append(f"<h3>{FIELDS[field]}</h3><ul>{rows}</ul>")
+    return "".join(parts)
 
 
 def _memory_line(conversation: SupportSession, reply: SupportReply) -> str:

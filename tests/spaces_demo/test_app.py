@@ -1,7 +1,6 @@
 """The page in a real browser: what a visitor sees, sends and leaves behind."""
 
 import shutil
-from pathlib import Path
 
 import media_files
 import pytest
@@ -13,7 +12,13 @@ from multimood.session import SupportSession
 from multimood.spaces_demo import app
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
+WAIT = 60_000  # milliseconds, on a busy machine
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium, e.g. Debian's package `chromium`")
 
@@ -48,17 +53,22 @@ def browser():
 
 @pytest.fixture
 def visit(browser, address):
-    """A visitor's page; fails where it asks anything of another server, or its scripts break."""
-    context = browser.new_context(viewport={"width": 1200, "height": 1000})
-    page = context.new_page()
-    outside, errors = [], []
+    """Opens the page for one more visitor; fails where a page asks anything of another server, or its scripts break."""
+    contexts, outside, errors = [], [], []
     own = (address, address.replace("http", "ws"), "data:", "blob:")
-    page.on("request", lambda request: None if request.url.startswith(own) else outside.append(request.url))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(address)
-    expect(page.get_by_label("Your words")).to_be_visible(timeout=60_000)
-    yield page
-    context.close()
+
+    def open_page(width=1200, height=1000):
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}))
+        page = contexts[-1].new_page()
+        page.on("request", lambda request: None if request.url.startswith(own) else outside.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        expect(page.get_by_label("Your words")).to_be_visible(timeout=WAIT)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
     assert outside == []
     assert errors == []
 
@@ -75,81 +85,106 @@ def send(page, words):
 
 def expect_answer(page, number=1):
     """The `number`-th answer has been written to its end."""
-    expect(page.locator("#memory")).to_contain_text(f"{2 * number} utterances said", timeout=60_000)
+    expect(page.locator("#memory")).to_contain_text(f"{2 * number} utterances said", timeout=WAIT)
     answer = page.get_by_test_id("bot").nth(number - 1)
     expect(answer).not_to_have_text("…")
     expect(answer).not_to_be_empty()
-    return answer
 
 
-def upload(page, path):
-    page.locator("input[type=file]").first.set_input_files(path)
-    expect(page.locator("video").first).to_be_visible(timeout=60_000)
+def files_in(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_a_clip_is_uploaded_answered_and_forgotten(visit, clip, uploads, tmp_path):
-    expect(visit.get_by_text("not a substitute for care")).to_be_visible()
-    expect(visit.get_by_text("is a toy")).to_be_visible()
-    upload(visit, clip)
-    send(visit, "I did not sleep again.")
-    expect_answer(visit)
-    expect(visit.get_by_test_id("user")).to_contain_text("I did not sleep again.")
-    expect(visit.get_by_test_id("user")).to_contain_text("with a clip")
+    page = visit()
+    expect(page.get_by_text("not a substitute for care")).to_be_visible()
+    expect(page.get_by_text("is a toy")).to_be_visible()
+    page.locator("input[type=file]").first.set_input_files(clip)
+    expect(page.locator("video")).to_be_visible(timeout=WAIT)
+    assert files_in(uploads)
+    send(page, "I did not sleep again.")
+    expect_answer(page)
+    said = page.get_by_test_id("user")
+    expect(said).to_contain_text("I did not sleep again.")
+    expect(said).to_contain_text("with a clip")
     for label in app.FIELDS.values():
-        expect(visit.get_by_text(label)).to_be_visible()
-    expect(visit.get_by_text("%").first).to_be_visible()
-    expect(visit.locator("video")).to_have_count(0)  # the clip has left the page, too
-    assert [path for path in uploads.rglob("*") if path.is_file()] == []
-    visit.screenshot(path=tmp_path / "page.png", full_page=True)
+        expect(page.get_by_text(label)).to_be_visible()
+    expect(page.locator("#estimates .bar")).to_have_count(3 * app.SHOWN)
+    expect(page.locator("video")).to_have_count(0)
+    assert files_in(uploads) == []
+    page.screenshot(path=tmp_path / "page.png", full_page=True)
+
+
+def test_a_recording_comes_after_consent(visit, uploads):
+    """Chromium's fake camera and microphone stand in for real ones."""
+    page = visit()
+    camera = page.get_by_label("Capture from camera")
+    expect(camera).to_have_count(0)
+    page.get_by_label(app.CONSENT).check()
+    camera.click()
+    page.get_by_role("button", name="Click to Access Webcam").click()
+    page.get_by_role("button", name="start recording").click()
+    page.wait_for_timeout(1500)  # of recording
+    page.get_by_role("button").filter(has_text="Stop").click()
+    expect(page.locator("video[src]")).to_be_visible(timeout=WAIT)
+    send(page, "")
+    expect_answer(page)
+    expect(page.get_by_test_id("user")).to_have_text("with a clip")
+    assert files_in(uploads) == []
+    page.get_by_label(app.CONSENT).uncheck()
+    expect(camera).to_have_count(0)
 
 
 def test_a_conversation_grows_and_starts_over(visit):
+    page = visit()
     for number in range(1, 4):
-        send(visit, f"Turn {number}.")
-        expect_answer(visit, number)
-    expect(visit.locator("#memory")).to_contain_text("2 of them remembered")
-    visit.get_by_role("button", name="Start over").click()
-    expect(visit.locator("#memory")).to_have_text(app.EMPTY_MEMORY)
-    send(visit, "Hello again.")
-    expect_answer(visit)
+        send(page, f"Turn {number}.")
+        expect_answer(page, number)
+    expect(page.locator("#memory")).to_contain_text("2 of them remembered")
+    page.get_by_role("button", name="Start over").click()
+    expect(page.locator("#memory")).to_have_text(app.EMPTY_MEMORY)
+    expect(page.locator("#estimates .bar")).to_have_count(0)
+    send(page, "Hello again.")
+    expect_answer(page)
 
 
-def test_visitors_do_not_meet(visit, browser, address):
-    send(visit, "This is between us.")
-    expect_answer(visit)
-    other = browser.new_page()
-    other.goto(address)
-    expect(other.locator("#memory")).to_have_text(app.EMPTY_MEMORY, timeout=60_000)
+def test_visitors_do_not_meet(visit):
+    one, other = visit(), visit()
+    send(one, "This is between us.")
+    expect_answer(one)
     send(other, "Hello.")
     expect_answer(other)
     expect(other.get_by_text("between us")).to_have_count(0)
-    other.close()
-
-
-def test_the_camera_comes_after_consent(visit):
-    expect(visit.get_by_label("Record video")).to_have_count(0)
-    visit.get_by_label(app.CONSENT).check()
-    visit.screenshot(path="/tmp/consent.png", full_page=True)
 
 
 def test_estimates_can_be_hidden(visit):
-    visit.get_by_label("Show estimates").uncheck()
-    expect(visit.get_by_text(app.CAVEAT)).to_be_hidden()
-    send(visit, "Hello.")
-    expect_answer(visit)
+    page = visit()
+    page.get_by_label("Show estimates").uncheck()
+    expect(page.get_by_text(app.CAVEAT)).to_be_hidden()
+    send(page, "Hello.")
+    expect_answer(page)
     for label in app.FIELDS.values():
-        expect(visit.get_by_text(label)).to_be_hidden()
+        expect(page.get_by_text(label)).to_be_hidden()
 
 
-def test_what_cannot_be_answered_is_said(visit, tmp_path):
-    send(visit, "")
-    expect(visit.get_by_text("give words")).to_be_visible(timeout=60_000)
-    send(visit, "But this can.")
-    expect_answer(visit)
+def test_what_cannot_be_answered_is_said(visit, uploads, tmp_path):
+    page = visit()
+    send(page, "")
+    expect(page.get_by_text("give words")).to_be_visible(timeout=WAIT)
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"not a clip")
+    page.locator("input[type=file]").first.set_input_files(broken)
+    expect(page.locator("video")).to_be_attached(timeout=WAIT)
+    send(page, "Look.")
+    expect(page.get_by_text("cannot be read")).to_be_visible(timeout=WAIT)
+    assert files_in(uploads) == []
+    send(page, "But this can be answered.")
+    expect_answer(page)
 
 
-def test_the_page_fits_a_phone(visit):
-    visit.set_viewport_size({"width": 390, "height": 844})
-    send(visit, "Hello.")
-    expect_answer(visit)
-    assert visit.evaluate("document.documentElement.scrollWidth") <= 390
+def test_the_page_fits_a_phone(visit, tmp_path):
+    page = visit(width=390, height=844)
+    send(page, "Hello" * 50)
+    expect_answer(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.screenshot(path=tmp_path / "phone.png", full_page=True)

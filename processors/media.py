@@ -126,7 +126,7 @@ def _keep_end(waveform: np.ndarray, seconds: float, most: float, name: str) -> n
     if len(waveform) <= (kept := round(most * SAMPLING_RATE)):
         return waveform
     warnings.warn(
-        f"{name} has {seconds:.1f} s of sound, of which the last {most:g} s are heard; the first {seconds - most:.1f} s "
+        f"{name} has {seconds:.2f} s of sound, of which the last {most:g} s are heard; the first {seconds - most:.2f} s "
         "are left out",
         stacklevel=3,
     )

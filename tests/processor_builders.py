@@ -119,11 +119,11 @@ def tiny_processor(vision: str = "siglip", audio: str = "whisper", **settings) -
         "text": tiny_tokenizer(),
         "num_frames": 4,
         "audio_seconds": _WINDOW.get(audio, 1.0),
+        "vision_config": vision_config,
+        "audio_config": audio_config,
     }
     return MultiMoodProcessor.from_backbones(
         image_processor,
         feature_extractor,
-        vision_config=vision_config,
-        audio_config=audio_config,
         **{**defaults, **settings},
     )

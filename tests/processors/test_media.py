@@ -200,7 +200,7 @@ def test_sound_becomes_16_khz_mono(tmp_path, layout, rate, suffix, codec):
 def test_of_long_sound_the_end_is_kept_and_the_rest_named(tmp_path):
     path = write_clip(tmp_path / "clip.wav", frames=0, seconds=5, audio_codec="pcm_s16le")
     whole = load_clip(path).waveform
-    with pytest.warns(UserWarning, match=r"clip.wav has 5.0 s of sound, of which the last 2 s.*first 3.0 s"):
+    with pytest.warns(UserWarning, match=r"clip.wav has 5.00 s of sound, of which the last 2 s.*first 3.00 s"):
         end = load_clip(path, max_audio_seconds=2.0).waveform
     np.testing.assert_array_equal(end, whole[-2 * SAMPLING_RATE :])
     with warnings.catch_warnings():
@@ -212,7 +212,7 @@ def test_long_sound_over_several_clips(tmp_path):
     first = write_clip(tmp_path / "a.wav", frames=0, seconds=3, audio_codec="pcm_s16le", pitch=300)
     second = write_clip(tmp_path / "b.wav", frames=0, seconds=1.5, audio_codec="pcm_s16le", pitch=700)
     whole = load_clip([first, second]).waveform
-    with pytest.warns(UserWarning, match=r"4.5 s of sound"):
+    with pytest.warns(UserWarning, match=r"4.50 s of sound"):
         end = load_clip([first, second], max_audio_seconds=2.0).waveform
     np.testing.assert_allclose(end, whole[-2 * SAMPLING_RATE :], atol=1e-4)
 
@@ -371,7 +371,7 @@ def test_waveform_tensor_in_bfloat16():
 
 
 def test_long_waveform_keeps_its_end():
-    with pytest.warns(UserWarning, match="has 3.0 s of sound"):
+    with pytest.warns(UserWarning, match="has 3.00 s of sound"):
         loaded = load_clip(sine(3), max_audio_seconds=1.0)
     np.testing.assert_array_equal(loaded.waveform, sine(3)[-SAMPLING_RATE:])
 

@@ -1,5 +1,6 @@
 """Builds a MultiMood model of four backbones, each from a Hub id, a folder or a configuration."""
 
+import copy
 import os
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,8 @@ def backbone_config(source: Backbone, part: str) -> PreTrainedConfig:
         part (`str`): `"vision"`, `"audio"`, `"history"` or `"text"`. Of a checkpoint with several towers (CLIP, SigLIP,
             a vision-language model), the one of this name is taken.
     """
-    config = source if isinstance(source, PreTrainedConfig) else AutoConfig.from_pretrained(source)
+    is_config = isinstance(source, PreTrainedConfig)
+    config = copy.deepcopy(source) if is_config else AutoConfig.from_pretrained(source)
     return getattr(config, f"{part}_config", config)
 
 
@@ -104,12 +106,11 @@ def build(
     if reader is not None and history_vocab_size > config.history_config.vocab_size:
         reader.resize_token_embeddings(history_vocab_size)
 
-    # The language model's own sampling settings stay; what a turn must not contain is added.
+    # The language model's own sampling settings stay; what a turn must not contain is the composite model's.
+    language_model.generation_config.suppress_tokens = model.generation_config.suppress_tokens
     model.generation_config = language_model.generation_config
     for name, token_ids in generation_ids.items():
         setattr(model.generation_config, name, token_ids)
-    placeholders = {config.image_token_id, config.video_token_id, config.audio_token_id, config.history_token_id}
-    model.generation_config.suppress_tokens = sorted(placeholders - {None}) or None
     return model
 
 

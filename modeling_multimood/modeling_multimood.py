@@ -64,6 +64,9 @@ class MultiMoodForConditionalGeneration(LabelPredictionMixin, MultiMoodPreTraine
         name = next(name for name, module in self.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.post_init()
+        # A placeholder that is generated would ask for a feature that is not there.
+        placeholders = {config.image_token_id, config.video_token_id, config.audio_token_id, config.history_token_id}
+        self.generation_config.suppress_tokens = sorted(placeholders - {None}) or None
 
     @classmethod
     def from_backbones(
@@ -224,21 +227,23 @@ class MultiMoodForConditionalGeneration(LabelPredictionMixin, MultiMoodPreTraine
         model_inputs = super().prepare_inputs_for_generation(
             input_ids, is_first_iteration=is_first_iteration, **kwargs
         )
-        if not kwargs.get("use_cache", True):
-            return model_inputs  # the whole sequence is read again at each step
+        if not kwargs.get("use_cache", True):  # the whole sequence is read again at each step
+            if not is_first_iteration and kwargs.get("inputs_embeds") is not None:
+                raise ValueError("To generate from embeddings, or several answers to media, takes `use_cache=True`.")
+            return model_inputs
         fed = model_inputs.get("input_ids")
         for kind, names in MEDIA_INPUTS.items():
-            is_placeholder = input_ids == getattr(self.config, f"{kind}_token_id")
-            already_read = (
-                fed is not None
-                and fed.shape[1] < input_ids.shape[1]
-                and bool(is_placeholder.any())
-                and not bool(is_placeholder[:, -fed.shape[1] :].any())
-            )
-            if not is_first_iteration or already_read:
+            if not is_first_iteration or self._has_been_read(kind, input_ids, fed):
                 for name in names:
                     model_inputs.pop(name, None)
         return model_inputs
+
+    def _has_been_read(self, kind: str, input_ids: torch.LongTensor, fed: torch.LongTensor | None) -> bool:
+        """Whether all placeholders of a kind in the prompt lie before what is fed now, the rest of it."""
+        if fed is None or fed.shape[1] == input_ids.shape[1]:
+            return False
+        is_placeholder = input_ids == getattr(self.config, f"{kind}_token_id")
+        return bool(is_placeholder.any()) and not bool(is_placeholder[:, -fed.shape[1] :].any())
 
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
         """
@@ -248,8 +253,6 @@ class MultiMoodForConditionalGeneration(LabelPredictionMixin, MultiMoodPreTraine
         names = [name for names in MEDIA_INPUTS.values() for name in names]
         media = {name: model_kwargs.pop(name) for name in names if model_kwargs.get(name) is not None}
         if expand_size > 1 and media:
-            if not model_kwargs.get("use_cache", True):
-                raise ValueError("Beams and several answers to a prompt with media need `use_cache=True`.")
             media = {
                 name: value.to(self.device) if isinstance(value, torch.Tensor) else value
                 for name, value in media.items()

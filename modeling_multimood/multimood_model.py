@@ -102,7 +102,7 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
 
     def _part(self, name: str, inputs: str) -> nn.Module:
         if (module := getattr(self, name, None)) is None:
-            raise ValueError(f"`{inputs}` was given to a model without a {name}: leave it out, or build one with it.")
+            raise ValueError(f"`{inputs}` needs the part `{name}`, which this model has not: leave it out, or build one with it.")
         return module
 
     def get_video_features(self, pixel_values_videos: torch.FloatTensor) -> torch.FloatTensor:
@@ -144,7 +144,8 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
         Raises:
             ValueError: if the model has no audio tower.
         """
-        return self.audio_projector(encode_sound(self._part("audio_tower", "input_features"), input_features))
+        audio_tower = self._part("audio_tower", "input_features")
+        return self.audio_projector(encode_sound(audio_tower, input_features))
 
     def get_history_features(
         self, history_input_ids: torch.LongTensor, history_attention_mask: torch.Tensor | None = None

@@ -109,6 +109,9 @@ class _CountedLoader(Loader):
         self._loader = loader
         self._registration = registration
 
+    def __getattr__(self, name: str):
+        return getattr(self._loader, name)  # e.g. `get_code`, which `python -m` runs
+
     def create_module(self, spec: ModuleSpec):
         return self._loader.create_module(spec)
 

@@ -126,6 +126,7 @@ class _CountedLoader(Loader):
             self._registration.register()
 
 
-_registration = _AutoClassRegistration()
-sys.meta_path.insert(0, _registration)
-_registration.register()
+if __name__ == "multimood":  # pytest imports the repository's root a second time, by the folder's name
+    _registration = _AutoClassRegistration()
+    sys.meta_path.insert(0, _registration)
+    _registration.register()

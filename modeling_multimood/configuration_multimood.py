@@ -1,6 +1,8 @@
 """Configuration of MultiMood: four backbones, the token ids that join them, and the connectors' settings."""
 
 import os
+import shutil
+from pathlib import Path
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -9,16 +11,18 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_beats import BeatsConfig  # noqa: F401 (registers the model type "beats")
 
-# Which class of the code files beside the weights each AutoClass takes with `trust_remote_code=True`.
-_GENERATIVE = "modeling_multimood.MultiMoodForConditionalGeneration"
-AUTO_MAP = {
-    "AutoConfig": "configuration_multimood.MultiMoodConfig",
-    "AutoModel": "multimood_model.MultiMoodModel",
-    "AutoModelForCausalLM": _GENERATIVE,
-    "AutoModelForImageTextToText": _GENERATIVE,
-    "AutoModelForMultimodalLM": _GENERATIVE,
-    "AutoProcessor": "processing_multimood.MultiMoodProcessor",
+# Which class of the code beside the weights each AutoClass takes with `trust_remote_code=True`. All are taken from one
+# file: transformers gives each file that is named here its own copy of what it imports, and the BEATs configuration of
+# one copy would mean nothing to another's AutoModel.
+_CLASSES = {
+    "AutoConfig": "MultiMoodConfig",
+    "AutoModel": "MultiMoodModel",
+    "AutoModelForCausalLM": "MultiMoodForConditionalGeneration",
+    "AutoModelForImageTextToText": "MultiMoodForConditionalGeneration",
+    "AutoModelForMultimodalLM": "MultiMoodForConditionalGeneration",
 }
+AUTO_MAP = {auto_class: f"modeling_multimood.{name}" for auto_class, name in _CLASSES.items()}
+AUTO_MAP["AutoProcessor"] = "processing_multimood.MultiMoodProcessor"
 
 
 @strict
@@ -84,13 +88,17 @@ class MultiMoodConfig(PreTrainedConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
 
+    def to_dict(self) -> dict:
+        """As ever. The map of AutoClasses means the code that is saved along, wherever the model came from."""
+        return super().to_dict() | {"auto_map": dict(AUTO_MAP)}
+
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """As ever. The map of AutoClasses is made to mean the code that is saved here, wherever the model came from."""
-        self.auto_map = dict(AUTO_MAP)
+        """As ever, and with this folder's code, for `trust_remote_code=True`. Models save their configuration by this."""
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        for file in Path(__file__).parent.glob("*.py"):
+            if file.name != "__init__.py":
+                shutil.copyfile(file, Path(save_directory) / file.name)
         super().save_pretrained(save_directory, **kwargs)
 
-
-# Saving copies this folder's code beside the configuration, for `trust_remote_code=True`.
-MultiMoodConfig.register_for_auto_class()
 
 __all__ = ["AUTO_MAP", "MultiMoodConfig"]

@@ -267,7 +267,5 @@ class MultiMoodForConditionalGeneration(LabelPredictionMixin, MultiMoodPreTraine
         )
 
 
-# Saving copies this folder's code beside the weights, for `trust_remote_code=True`.
-MultiMoodForConditionalGeneration.register_for_auto_class("AutoModelForCausalLM")
-
-__all__ = ["MultiMoodForConditionalGeneration", "MultiMoodModel", "MultiMoodPreTrainedModel"]
+# Remote code finds all AutoClasses here.
+__all__ = ["MultiMoodConfig", "MultiMoodForConditionalGeneration", "MultiMoodModel", "MultiMoodPreTrainedModel"]

@@ -102,7 +102,9 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
 
     def _part(self, name: str, inputs: str) -> nn.Module:
         if (module := getattr(self, name, None)) is None:
-            raise ValueError(f"`{inputs}` needs the part `{name}`, which this model has not: leave it out, or build one with it.")
+            raise ValueError(
+                f"`{inputs}` needs the part `{name}`, which this model has not: leave it out, or build one with it."
+            )
         return module
 
     def get_video_features(self, pixel_values_videos: torch.FloatTensor) -> torch.FloatTensor:
@@ -338,8 +340,5 @@ def _select(features: torch.Tensor, token_mask: torch.Tensor | None, name: str) 
         )
     return features[token_mask.to(features.device, torch.bool)]
 
-
-# Saving copies this folder's code beside the weights, for `trust_remote_code=True`.
-MultiMoodModel.register_for_auto_class("AutoModel")
 
 __all__ = ["MEDIA_INPUTS", "MultiMoodModel", "MultiMoodPreTrainedModel"]

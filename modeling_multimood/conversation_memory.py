@@ -139,15 +139,15 @@ class ConversationMemory:
                 f"{path} was made by another compressor: its vectors mean nothing to this model. Load it with the model "
                 "that saved it, or append the conversation to a new memory."
             )
-        weight = compressor.projector.weight
+        reader = compressor.reader
         memory = cls(compressor, len(metadata["rows"]), metadata["max_slots"])
         for index, (row, saved) in enumerate(zip(memory._rows, metadata["rows"], strict=True)):
             row.num_tokens_read = saved["num_tokens_read"]
             row.counts = saved["counts"]
-            row.buffer = tensors[f"{index}.vectors"].to(weight)
+            row.buffer = tensors[f"{index}.vectors"].to(reader.device, reader.dtype)
             prefix = f"{index}.cache."
             states = {
-                name.removeprefix(prefix): tensor.to(weight.device)
+                name.removeprefix(prefix): tensor.to(reader.device)
                 for name, tensor in tensors.items()
                 if name.startswith(prefix)
             }
@@ -160,7 +160,7 @@ class _Row:
 
     def __init__(self, compressor: ConversationCompressor):
         self.cache = compressor.new_cache()
-        self.buffer = compressor.projector.weight.new_zeros(0, compressor.width)
+        self.buffer = torch.zeros(0, compressor.width, device=compressor.reader.device, dtype=compressor.reader.dtype)
         self.counts: list[int] = []  # utterances in each slot
         self.num_tokens_read = 0
 
@@ -200,9 +200,11 @@ class _Row:
 
 
 def _probe(compressor: ConversationCompressor) -> list[float]:
-    """A few of the projector's weights, by which a memory knows its model."""
-    weight = compressor.projector.weight.detach().flatten()
-    return weight[:: max(1, len(weight) // 16)].float().tolist()
+    """A few of the compressor's weights, by which a memory knows its model; of those that quantising leaves as they are."""
+    weights = (compressor.reader.get_input_embeddings().weight, compressor.projector.bias)
+    return [
+        number for weight in weights for number in weight.detach().flatten()[:: max(1, weight.numel() // 16)].tolist()
+    ]
 
 
 def _cache_state(cache: Cache) -> tuple[dict[str, torch.Tensor], dict[str, int | bool]]:

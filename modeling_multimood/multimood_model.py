@@ -65,10 +65,16 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
 
     def __init__(self, config: MultiMoodConfig):
         super().__init__(config)
-        for name in ("vision_config", "audio_config", "history_config"):
-            token = {"vision_config": "video_token_id", "audio_config": "audio_token_id"}.get(name, "history_token_id")
-            if getattr(config, name) is not None and getattr(config, token) is None:
-                raise ValueError(f"A model with a `{name}` needs `{token}`, the placeholder of its features.")
+        for part, token in (
+            ("vision_config", "video_token_id"),
+            ("audio_config", "audio_token_id"),
+            ("history_config", "history_token_id"),
+            ("history_config", "memory_token_id"),
+        ):
+            if getattr(config, part) is not None and getattr(config, token) is None:
+                raise ValueError(
+                    f"A model with a `{part}` needs `{token}`; the processor's `model_settings()` has it."
+                )
         text_size = config.text_config.hidden_size
         if config.vision_config is not None:
             self.vision_tower = AutoModel.from_config(config.vision_config)
@@ -80,8 +86,6 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
             self.audio_tower = audio.get_encoder() if config.audio_config.is_encoder_decoder else audio
             self.audio_projector = AudioProjector(config.audio_config.hidden_size, text_size, config.audio_pooling)
         if config.history_config is not None:
-            if config.memory_token_id is None:
-                raise ValueError("A model with a `history_config` needs `memory_token_id`, the id of `<MEM>`.")
             self.compressor = ConversationCompressor(config.history_config, text_size, config.memory_token_id)
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
@@ -97,7 +101,7 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
         super().train(mode)
         for name in ("vision_tower", "audio_tower"):
             if (tower := getattr(self, name, None)) is not None:
-                tower.train(mode and any(parameter.requires_grad for parameter in tower.parameters()))
+                tower.train(mode and _is_trained(tower))
         return self
 
     def _part(self, name: str, inputs: str) -> nn.Module:
@@ -129,7 +133,10 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
             )
         num_videos, num_frames = pixel_values_videos.shape[:2]
         frames = pixel_values_videos.flatten(0, 1)  # (N · T, 3, height, width)
-        features = encode_frames(vision_tower, frames, self.config.vision_feature_layer)  # (N · T, rows, columns, D)
+        with _grad_if_needed(vision_tower, frames):
+            features = encode_frames(
+                vision_tower, frames, self.config.vision_feature_layer
+            )  # (N · T, rows, columns, D)
         return self.connector(features.unflatten(0, (num_videos, num_frames)))
 
     def get_audio_features(self, input_features: torch.FloatTensor) -> torch.FloatTensor:
@@ -147,7 +154,9 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
             ValueError: if the model has no audio tower.
         """
         audio_tower = self._part("audio_tower", "input_features")
-        return self.audio_projector(encode_sound(audio_tower, input_features))
+        with _grad_if_needed(audio_tower, input_features):
+            features = encode_sound(audio_tower, input_features)
+        return self.audio_projector(features)
 
     def get_history_features(
         self, history_input_ids: torch.LongTensor, history_attention_mask: torch.Tensor | None = None
@@ -233,7 +242,8 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
             )
         if not num_features:
             return inputs_embeds
-        return inputs_embeds.masked_scatter(is_placeholder.unsqueeze(-1), features.to(inputs_embeds))
+        is_placeholder = is_placeholder.unsqueeze(-1).to(inputs_embeds.device)
+        return inputs_embeds.masked_scatter(is_placeholder, features.to(inputs_embeds))
 
     @can_return_tuple
     def forward(
@@ -327,6 +337,18 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
     def load_memory(self, path: str | os.PathLike) -> ConversationMemory:
         """The memory that [`ConversationMemory.save`] wrote to `path` with this model."""
         return ConversationMemory.load(path, self._part("compressor", "load_memory"))
+
+
+def _is_trained(tower: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in tower.parameters())
+
+
+def _grad_if_needed(tower: nn.Module, inputs: torch.Tensor) -> torch.set_grad_enabled:
+    """
+    No gradients through a frozen tower. None would be asked for, but `enable_input_require_grads` (PEFT with gradient
+    checkpointing) makes the towers' embeddings ask, and all of the tower's activations would be kept.
+    """
+    return torch.set_grad_enabled(torch.is_grad_enabled() and (_is_trained(tower) or inputs.requires_grad))
 
 
 def _select(features: torch.Tensor, token_mask: torch.Tensor | None, name: str) -> torch.Tensor:

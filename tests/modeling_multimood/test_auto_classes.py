@@ -89,7 +89,6 @@ print([type(finder).__name__ for finder in sys.meta_path if type(finder).__modul
     [
         "import transformers.models.auto.modeling_auto, transformers.models.auto.processing_auto, multimood",
         "import multimood.modeling_multimood.conversation_memory",
-        "import multimood.processors.processing_multimood",
     ],
 )
 def test_registration_does_not_depend_on_what_is_imported_first(first, folder):

@@ -40,6 +40,21 @@ def test_gradient_checkpointing_gives_the_same_gradients(frozen):
         torch.testing.assert_close(checkpointed[name], grad, msg=name)
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_tower_keeps_no_activations(frozen):
+    """Not even where its embeddings are made to require gradients, as PEFT does for gradient checkpointing."""
+    model = tiny_model()
+    if frozen:
+        model.freeze("vision", "audio")
+    for tower in (model.model.vision_tower, model.model.audio_tower):
+        tower.enable_input_require_grads()
+    seen = []
+    for part in (model.model.connector, model.model.audio_projector):
+        part.register_forward_pre_hook(lambda module, args: seen.append(args[0].requires_grad))
+    model.train()(**tiny_batch(model, [Row(0)]))
+    assert seen == [not frozen] * 2
+
+
 def test_two_steps_lower_the_loss():
     model = tiny_model().train()
     batch = tiny_batch(model, MIXED_ROWS, "right")

@@ -10,7 +10,6 @@ run in this process, clip by clip, by turns; the ratio is over the faster of the
 
 import argparse
 import multiprocessing
-import resource
 import shutil
 import statistics
 import subprocess
@@ -103,14 +102,25 @@ def run_side(side: str, processor: MultiMoodProcessor, path: str) -> tuple[torch
     return ours(processor, path) if side == "multimood" else chain(processor, path, READERS[side][1])
 
 
-def peak_memory(side: str, paths: list[str]) -> float:
-    """MB by which a fresh process grew at most, with its children, while it read the clips once."""
+def peak_memory(side: str, paths: list[str]) -> float | None:
+    """MB by which a fresh process grew at most while it read the clips; `None` where the system does not tell (not Linux).
+
+    The chain's ffmpeg process comes on top.
+    """
     processor = build_processor()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run_side(side, processor, paths[0])  # loads what is loaded once
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return None
+    reset.write_text("5")  # forget the peak so far
+
+    def kilobytes(name: str) -> int:
+        return int(status.read_text().split(f"{name}:")[1].split()[0])
+
+    before = kilobytes("VmRSS")
     for path in paths:
         run_side(side, processor, path)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return (grown + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024
+    return (kilobytes("VmHWM") - before) / 1024
 
 
 def write_clips(folder: Path, count: int, seed: int) -> list[str]:
@@ -175,9 +185,9 @@ def main() -> None:
 
     seconds = {side: statistics.mean(map(statistics.median, times[side])) for side in sides}  # a clip
     for side in sides:
-        print(
-            f"{side:>10}: {1 / seconds[side]:6.2f} clips/s, {seconds[side] * 1e3:6.1f} ms a clip, {memory[side]:5.0f} MB"
-        )
+        speed = f"{1 / seconds[side]:6.2f} clips/s, {seconds[side] * 1e3:6.1f} ms a clip"
+        peak = "unknown" if memory[side] is None else f"{memory[side]:.0f} MB"
+        print(f"{side:>10}: {speed}, memory grows by {peak}")
     print(f"the sides' pixels differ by {statistics.mean(differences):.2f} of 255 grey levels on average")
     ratio = min(seconds[side] for side in chains) / seconds["multimood"]
     path = reporting.write(

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,7 +33,14 @@ def write(name: str, results: dict, **settings) -> Path:
     """
     machine = host()
     versions = {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}}
-    content = {"name": name, "host": machine, "versions": versions, "settings": settings, "results": results}
+    content = {
+        "name": name,
+        "date": date.today().isoformat(),
+        "host": machine,
+        "versions": versions,
+        "settings": settings,
+        "results": results,
+    }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}-{machine['kind']}.json"
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

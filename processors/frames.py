@@ -60,13 +60,10 @@ def pixel_values(image_processor: Any, frames: list[np.ndarray]) -> torch.Tensor
     if not _is_plain(image_processor):
         # The layout is told, as an image processor would guess it wrong for frames of 1 or 3 pixels.
         return image_processor(frames, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
-    pixels: list[torch.Tensor] = [torch.empty(0)] * len(frames)
-    for size in {frame.shape for frame in frames}:
-        members = [index for index, frame in enumerate(frames) if frame.shape == size]
-        stacked = torch.from_numpy(np.stack([frames[index] for index in members])).permute(0, 3, 1, 2)  # (n, 3, H, W)
-        for index, frame in zip(members, _normalize(image_processor, _resize(image_processor, stacked)), strict=True):
-            pixels[index] = frame
-    return torch.stack(pixels)
+    if len({frame.shape for frame in frames}) > 1:  # clips of several sizes on one timeline
+        return torch.cat([pixel_values(image_processor, [frame]) for frame in frames])
+    stacked = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)  # (n, height, width, 3) → (n, 3, height, width)
+    return _normalize(image_processor, _resize(image_processor, stacked))
 
 
 def _is_plain(image_processor: Any) -> bool:
@@ -105,4 +102,5 @@ def _normalize(image_processor: Any, frames: torch.Tensor) -> torch.Tensor:
     mean, std = torch.zeros(3), torch.ones(3)
     if image_processor.do_normalize:
         mean, std = torch.tensor(image_processor.image_mean), torch.tensor(image_processor.image_std)
-    return frames.float().mul_((scale / std)[:, None, None]).sub_((mean / std)[:, None, None])
+    # Contiguous while each value is one byte: torch's resize leaves the channels last.
+    return torch.mul(frames.contiguous(), (scale / std)[:, None, None]).sub_((mean / std)[:, None, None])

@@ -13,15 +13,14 @@ from transformers import (
     AutoImageProcessor,
     BatchFeature,
     PreTrainedConfig,
-    Wav2Vec2FeatureExtractor,
 )
 from transformers.processing_utils import ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from .audio_features import audio_features
 from .frames import fixed_size_image_processor, pixel_values
 from .lengths import (
     CONNECTOR_STRIDE,
-    FRAME_LENGTH,
     audio_input_shape,
     audio_tower_lengths,
     pooled,
@@ -152,7 +151,7 @@ class MultiMoodProcessor(ProcessorMixin):
         tokenizer = text_tokenizer_with_tokens(text)
 
         window, vectors = audio_tower_lengths(audio_config, audio_seconds)
-        made = tuple(_audio_features(audio, [np.zeros(window, dtype=np.float32)], window).shape[1:])
+        made = tuple(audio_features(audio, [np.zeros(window, dtype=np.float32)], window).shape[1:])
         if made != (taken := audio_input_shape(audio_config, window)):
             raise ValueError(f"{type(audio).__name__} makes features of shape {made}, its tower takes {taken}")
         vision = fixed_size_image_processor(vision, vision_config)
@@ -389,6 +388,8 @@ class MultiMoodProcessor(ProcessorMixin):
             )
             return _Media(pixel_values(self.image_processor, clip.frames) if clip.frames else None, clip.waveform)
 
+        if workers == 1:
+            return {key: load(key) for key in sources}
         with ThreadPoolExecutor(workers) as pool:
             return dict(zip(sources, pool.map(load, sources), strict=True))
 
@@ -397,8 +398,10 @@ class MultiMoodProcessor(ProcessorMixin):
         if not pixels:
             return {}
         counts = torch.tensor([video_tokens(len(frames), self.video_grid) for frames in pixels])
+        # (videos, longest, 3, height, width); a single video is not copied
+        videos = pad_sequence(pixels, batch_first=True) if len(pixels) > 1 else pixels[0][None]
         return {
-            "pixel_values_videos": pad_sequence(pixels, batch_first=True),  # (videos, longest, 3, height, width)
+            "pixel_values_videos": videos,
             "video_token_mask": torch.arange(int(counts.max())) < counts[:, None],
         }
 
@@ -408,7 +411,7 @@ class MultiMoodProcessor(ProcessorMixin):
             return {}
         counts = [valid_audio_tokens(len(waveform), self.audio_window, self.audio_tokens) for waveform in waveforms]
         return {
-            "input_features": _audio_features(self.feature_extractor, waveforms, self.audio_window),
+            "input_features": audio_features(self.feature_extractor, waveforms, self.audio_window),
             "audio_token_mask": torch.arange(self.audio_tokens) < torch.tensor(counts)[:, None],
         }
 
@@ -456,23 +459,6 @@ def _token_counts(mask: torch.Tensor | None, present: list[bool]) -> list[int]:
     """Tokens of each block: those of its row of the mask, or 0 where its source lacks the modality."""
     rows = iter(mask.sum(1).tolist() if mask is not None else ())
     return [next(rows) if there else 0 for there in present]
-
-
-def _audio_features(feature_extractor: Any, waveforms: list[np.ndarray], window: int) -> torch.Tensor:
-    """The audio tower's input for waveforms `(samples,)`, each padded to the full window."""
-    # Filter banks need one frame; wav2vec2's normalisation is told by the mask where the sound ends.
-    waveforms = [np.pad(waveform, (0, max(0, FRAME_LENGTH - len(waveform)))) for waveform in waveforms]
-    mask = {"return_attention_mask": True} if isinstance(feature_extractor, Wav2Vec2FeatureExtractor) else {}
-    features = feature_extractor(
-        waveforms,
-        sampling_rate=SAMPLING_RATE,
-        padding="max_length",
-        max_length=window,
-        truncation=True,
-        return_tensors="pt",
-        **mask,
-    )
-    return features[feature_extractor.model_input_names[0]]
 
 
 __all__ = ["MultiMoodProcessor"]

@@ -25,6 +25,7 @@ def text_tokenizer_with_tokens(source: Source) -> PreTrainedTokenizerBase:
         tokens += ["<|im_start|>", "<|im_end|>"]
     if tokenizer.pad_token is None:
         tokenizer.pad_token = "<|pad|>"
+        tokens.append(tokenizer.pad_token)
     _add(tokenizer, tokens)
     answer = "ANSWER"
     (text,) = render([[{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}]], tokenizer)

@@ -1,5 +1,7 @@
 import pytest
 from processor_builders import tiny_tokenizer
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from multimood.processors.prompt_text import PLACEHOLDERS
 from multimood.processors.special_tokens import MEMORY_TOKEN, history_tokenizer_with_tokens, text_tokenizer_with_tokens
@@ -50,10 +52,10 @@ def test_the_given_tokenizer_is_not_changed(make):
 
 
 def test_padding_exists_and_is_not_the_end_of_turn():
-    bare = tiny_tokenizer()
-    bare.pad_token = None
-    tokenizer = text_tokenizer_with_tokens(bare)
+    words = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    tokenizer = text_tokenizer_with_tokens(PreTrainedTokenizerFast(tokenizer_object=words, eos_token="?"))
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
+    assert tokenizer(["? ?", "?"], padding=True)["attention_mask"][1][-1] == 0
 
 
 def test_history_tokenizer_gets_memory_last():

@@ -26,7 +26,7 @@ from .drawn_clip import Person, render_clip
 from .schema import Row, Utterance, write_rows
 
 SPLITS = ("train", "validation", "test")
-TRACKS = ("both", "mixed")
+TRACKS = ("both", "mixed", "none")
 
 NAMES = tuple(
     "Nora Elias Maya Jonas Clara Felix Amira Oscar Lena Hugo Sofia Milan Ruth Anton Greta Samir "
@@ -175,16 +175,24 @@ class _Clip:
         part.replace(self.path)
 
 
+def told_facts(row: Row) -> dict[str, tuple[str, int]]:
+    """The facts told in a synthetic row's history: subject → (value, utterances back)."""
+    facts = {}
+    for back, utterance in enumerate(reversed(row["history"]), start=1):
+        for subject, (templates, values) in FACTS.items():
+            for template in templates:
+                head, tail = template.split("{}")
+                text = utterance["text"]
+                value = text[len(head) : len(text) - len(tail)]
+                if text.startswith(head) and text.endswith(tail) and value in values:
+                    facts[subject] = (value, back)
+    return facts
+
+
 def asked_fact(row: Row) -> tuple[str, str, int]:
     """The fact a synthetic row's response has to name: (subject, value, utterances back)."""
     subject = next(s for s in FACTS if s in row["utterance"].rstrip("?.").split())
-    for back, utterance in enumerate(reversed(row["history"]), start=1):
-        for template in FACTS[subject][0]:
-            head, tail = template.split("{}")
-            text = utterance["text"]
-            if utterance["speaker"] == "client" and text.startswith(head) and text.endswith(tail):
-                return subject, text[len(head) : len(text) - len(tail)], back
-    raise ValueError(f"row {row['dialogue_id']} does not tell the fact about {subject!r} it asks for")
+    return subject, *told_facts(row)[subject]
 
 
 def _split_of(facts: dict[str, str]) -> str:
@@ -244,7 +252,7 @@ def _draw_row(
     history, subject, value = _dialogue(rng, split, topic, distance, list(STAGES)[stage_index])
     strategy = STRATEGY_TABLE[emotion][stage_index]
     remembered = REMEMBERED.get(subject, f"You told me about your {subject}, {{}}.").format(value)
-    shown = "both" if tracks == "both" else rng.choices(("both", "picture", "sound"), (6, 2, 2))[0]
+    shown = rng.choices(("both", "picture", "sound"), (6, 2, 2))[0] if tracks == "mixed" else "both"
     clip = _Clip(
         path=clips_dir / f"{split}-{seed}-{index:06d}-{shown}.mp4",
         person_seed=_PEOPLE[split] + rng.randrange(1_000_000_000),
@@ -260,7 +268,7 @@ def _draw_row(
         "problem_type": topic,
         "situation": None,
         "history": history,
-        "videos": [str(clip.path)],
+        "videos": [] if tracks == "none" else [str(clip.path)],
         "utterance": rng.choice(RETURNS).format(subject),
         "client_emotion": emotion,
         "therapist_emotion": THERAPIST_EMOTION.get(emotion, "neutral"),
@@ -284,9 +292,11 @@ def generate_rows(
 
     Args:
         split: "train", "validation" or "test".
+        n: how many rows.
         seed: any integer; another seed gives other dialogues, other people and other takes.
         clips_dir: folder for the clips; those already there are kept, so an interrupted call can be repeated.
-        tracks: "both" (every clip has picture and sound) or "mixed" (a fifth silent, a fifth without picture).
+        tracks: "both" (every clip has picture and sound), "mixed" (a fifth silent, a fifth without picture) or "none"
+            (words alone, of which the emotion cannot be told).
         distances: how many utterances ago the asked fact was told, least and most.
         workers: processes that draw clips.
     """
@@ -302,8 +312,8 @@ def generate_rows(
     for index in range(n):
         row, clip = _draw_row(split, seed, index, clips_dir, tracks, distances)
         rows.append(row)
-        clips.append(clip)
-    for _ in tqdm(_render(clips, workers), total=n, desc=f"drawing {split} clips", disable=n < 50):
+        clips += [clip] if row["videos"] else []
+    for _ in tqdm(_render(clips, workers), total=len(clips), desc=f"drawing {split} clips", disable=len(clips) < 50):
         pass
     return rows
 

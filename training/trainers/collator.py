@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from multimood.processors.prompt_text import neutralise
+
 IGNORE_INDEX = -100  # the label that PyTorch's cross-entropy leaves out
 
 
@@ -54,5 +56,5 @@ class MultiMoodCollator:
     def _target_ids(self, row: dict) -> torch.Tensor:
         """Token ids `(n,)` of the answer, closed by the end-of-sequence token."""
         tokenizer = self.processor.tokenizer
-        text = self.processor.neutralize(self.build_target(row))
+        text = neutralise(self.build_target(row), tokenizer)
         return torch.tensor([*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id])

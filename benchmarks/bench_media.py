@@ -2,7 +2,8 @@
 
 That chain is an ffmpeg process for the sound, decord or OpenCV for the frames, and a call of the image processor for
 each frame. Both sides make the same: 8 frames of 384 × 384 for SigLIP and 30 s of log-Mel spectrogram for Whisper. They
-run in this process, clip by clip, by turns; the ratio is over the faster of the chains that are installed.
+run in this process, clip by clip, by turns, with one thread for torch, as in a worker of a DataLoader (ffmpeg, decord and
+OpenCV take as many as they like); the ratio is over the faster of the chains that are installed.
 
     python benchmarks/bench_media.py
     python benchmarks/bench_media.py --clips ../shared/data/clips
@@ -102,11 +103,12 @@ def run_side(side: str, processor: MultiMoodProcessor, path: str) -> tuple[torch
     return ours(processor, path) if side == "multimood" else chain(processor, path, READERS[side][1])
 
 
-def peak_memory(side: str, paths: list[str]) -> float | None:
+def peak_memory(side: str, paths: list[str], threads: int) -> float | None:
     """MB by which a fresh process grew at most while it read the clips; `None` where the system does not tell (not Linux).
 
     The chain's ffmpeg process comes on top.
     """
+    torch.set_num_threads(threads)
     processor = build_processor()
     run_side(side, processor, paths[0])  # loads what is loaded once
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -155,7 +157,9 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, help="folder of mp4 files; generated ones where absent")
     parser.add_argument("--rounds", type=int, default=7, help="times each clip is read by each side")
     parser.add_argument("--seed", type=int, default=0, help="of generated clips")
+    parser.add_argument("--threads", type=int, default=1, help="of torch and of the processor's decoder")
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
 
     chains = [name for name, (module, _) in READERS.items() if find_spec(module)]
     if not shutil.which("ffmpeg") or not chains:
@@ -165,7 +169,7 @@ def main() -> None:
         paths = sorted(map(str, args.clips.glob("*.mp4"))) if args.clips else write_clips(Path(folder), 6, args.seed)
         if not paths:
             parser.error(f"there is no mp4 file in {args.clips}")
-        print(f"{len(paths)} clips, {args.rounds} rounds, {torch.get_num_threads()} threads: {', '.join(sides)}")
+        print(f"{len(paths)} clips, {args.rounds} rounds, torch threads {args.threads}: {', '.join(sides)}")
 
         processor = build_processor()
         times: dict[str, list[list[float]]] = {side: [[] for _ in paths] for side in sides}
@@ -181,7 +185,7 @@ def main() -> None:
                 pixels = results["multimood"][0]
                 differences += [(results[side][0] - pixels).abs().mean().item() * 127.5 for side in chains]
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-            memory = {side: pool.apply(peak_memory, (side, paths)) for side in sides}
+            memory = {side: pool.apply(peak_memory, (side, paths, args.threads)) for side in sides}
 
     seconds = {side: statistics.mean(map(statistics.median, times[side])) for side in sides}  # a clip
     for side in sides:
@@ -202,7 +206,7 @@ def main() -> None:
         clips="real" if args.clips else "generated",
         number_of_clips=len(paths),
         rounds=args.rounds,
-        threads=torch.get_num_threads(),
+        threads=args.threads,
         seed=args.seed,
     )
     print(f"wrote {path}")

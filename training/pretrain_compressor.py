@@ -83,7 +83,9 @@ def main() -> None:
         print(f"stage {stage}: {steps} steps on {len(runs)} runs of at most {length} utterances")
         args.output_dir, args.max_steps = str(output_dir / stage), steps
         trainer = Trainer(model=model, args=args, train_dataset=runs, data_collator=collator)
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None)
+        trainer.train(
+            resume_from_checkpoint=get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+        )
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
     print(f"wrote {output_dir}")

@@ -16,8 +16,10 @@ def build_turn_grammar(tokenizer: PreTrainedTokenizerBase, opening: str) -> dict
         opening (`str`): a rendered prompt up to where the turn begins.
 
     Returns:
-        `dict`: `fields` (each with `name`, `prefix` and `labels`), `response_prefix` and `eos_token_id`. Checked on all
-        490 combinations of labels: the parts, one after the other, are the tokens of the whole.
+        `dict`: `fields` (each with `name`, `prefix` and `labels`, the latter pairs of name and ids, whose order a saved
+        configuration keeps; it sorts the keys of a `dict`), `response_prefix`, `eos_token_id`, and `blank_token_ids`,
+        the tokens that show nothing. Checked on all 490 combinations of labels: the parts, one after the other, are the
+        tokens of the whole.
 
     Raises:
         ValueError: the tokenizer joins parts, so that they do not add up, or has no `eos_token`.
@@ -40,7 +42,7 @@ def build_turn_grammar(tokenizer: PreTrainedTokenizerBase, opening: str) -> dict
         head += ("\n" if head else "") + PREFIXES[name]
         (whole,) = encode([head])
         rows = encode([f"{head} {label}" for label in labels])
-        choices = {label: row[len(whole) :] for label, row in zip(labels, rows, strict=True)}
+        choices = [[label, row[len(whole) :]] for label, row in zip(labels, rows, strict=True)]
         fields.append({"name": name, "prefix": whole[done:], "labels": choices})
         head, done = f"{head} {labels[0]}", len(rows[0])
     ending = "\n" + PREFIXES["response"]
@@ -54,8 +56,19 @@ def build_turn_grammar(tokenizer: PreTrainedTokenizerBase, opening: str) -> dict
         parts = [
             ids
             for field, label in zip(fields, labels, strict=True)
-            for ids in (field["prefix"], field["labels"][label])
+            for ids in (field["prefix"], dict(field["labels"])[label])
         ]
         if list(itertools.chain(*parts, response_prefix)) != whole:
             raise ValueError(f"the tokenizer splits the labels {labels} differently in context; use another tokenizer")
-    return {"fields": fields, "response_prefix": response_prefix, "eos_token_id": tokenizer.eos_token_id}
+    return {
+        "fields": fields,
+        "response_prefix": response_prefix,
+        "eos_token_id": tokenizer.eos_token_id,
+        "blank_token_ids": _blank_token_ids(tokenizer),
+    }
+
+
+def _blank_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """White space and special tokens: a response of these alone would be empty."""
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))], skip_special_tokens=True)
+    return [token for token, text in enumerate(texts) if not text.strip()]

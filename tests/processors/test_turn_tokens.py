@@ -40,7 +40,7 @@ def test_parts_add_up_to_every_turn(name):
         (whole,) = processor.apply_chat_template([*prompt, *turn], tokenize=True)
         ids = list(before)
         for field, label in zip(grammar["fields"], labels, strict=True):
-            ids += field["prefix"] + field["labels"][label]
+            ids += field["prefix"] + dict(field["labels"])[label]
         ids += grammar["response_prefix"]
         assert whole[: len(ids)] == ids
         assert whole[len(ids) :].count(grammar["eos_token_id"]) == 1
@@ -49,8 +49,19 @@ def test_parts_add_up_to_every_turn(name):
 def test_grammar_has_the_contracts_form():
     grammar = tiny_processor().turn_grammar()
     assert [field["name"] for field in grammar["fields"]] == list(LABELS)
-    assert {field["name"]: tuple(field["labels"]) for field in grammar["fields"]} == LABELS
-    assert all(ids for field in grammar["fields"] for ids in (field["prefix"], *field["labels"].values()))
+    assert {field["name"]: tuple(dict(field["labels"])) for field in grammar["fields"]} == LABELS
+    assert all(ids for field in grammar["fields"] for ids in (field["prefix"], *dict(field["labels"]).values()))
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_blank_tokens_show_nothing(name):
+    processor = tiny_processor(text=TOKENIZERS[name]())
+    tokenizer = processor.tokenizer
+    blank = set(processor.turn_grammar()["blank_token_ids"])
+    assert blank >= {tokenizer.eos_token_id, tokenizer.pad_token_id, processor.video_token_id}
+    assert blank >= set(tokenizer(" ", add_special_tokens=False)["input_ids"])
+    assert not blank & set(tokenizer("Yes.", add_special_tokens=False)["input_ids"][-1:])
+    assert not tokenizer.decode(sorted(blank), skip_special_tokens=True).strip()
 
 
 def greedy_tokenizer(text: str) -> PreTrainedTokenizerFast:

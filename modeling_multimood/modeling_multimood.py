@@ -1,5 +1,6 @@
 """MultiMood with its head: from a conversation and a clip to the support turn."""
 
+import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -248,8 +249,13 @@ class MultiMoodForConditionalGeneration(LabelPredictionMixin, MultiMoodPreTraine
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
         """
         For beams and several answers to a prompt, media are encoded once a prompt and go on as embeddings. The first
-        dimension of media inputs is the number of clips, which does not repeat with the batch.
+        dimension of media inputs is the number of clips, which does not repeat with the batch. A cache that has read the
+        prompts (of a `TurnOpening`) repeats with them; the one that was passed is left as it is.
         """
+        cache = model_kwargs.get("past_key_values")
+        if expand_size > 1 and cache is not None and cache.get_seq_length():
+            model_kwargs["past_key_values"] = cache = copy.deepcopy(cache)
+            cache.batch_repeat_interleave(expand_size)
         names = [name for names in MEDIA_INPUTS.values() for name in names]
         media = {name: model_kwargs.pop(name) for name in names if model_kwargs.get(name) is not None}
         if expand_size > 1 and media:

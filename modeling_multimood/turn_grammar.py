@@ -9,8 +9,8 @@ Both work from `turn_grammar`, the token ids of a turn's four lines, made by `Mu
  "response_prefix": [ids of "\\nTherapist's response:"], "eos_token_id": id or [ids], "blank_token_ids": [ids]}
 ```
 
-`labels` may be pairs or a dict. Pairs keep their order in a saved config, a dict's keys are sorted there.
-`blank_token_ids`, optional, are the tokens that show nothing (white space): a response of these alone is empty.
+`labels` are pairs, since a saved config keeps their order and sorts the keys of a dict.
+`blank_token_ids`, optional, are the tokens that show nothing (white space, special tokens): a response of these alone is empty.
 """
 
 import copy
@@ -164,7 +164,8 @@ class TurnOpening:
         input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): prompt and header, up to the end of
             `Therapist's response:`. Labels differ in length: shorter ones have masked EOS tokens before them.
         attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`): 0 at padding and at these fillers.
-        past_key_values (`Cache`): holds all but the last label and line, which `generate` reads itself.
+        past_key_values (`Cache`): holds all but the last label and line, which `generate` reads itself. Beams and several
+            responses to a prompt start from copies; any other generation goes on in this very cache, once.
     """
 
     probabilities: dict[str, torch.FloatTensor]

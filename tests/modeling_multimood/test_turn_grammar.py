@@ -454,3 +454,44 @@ def test_multimodal_turns_are_valid_and_go_on_from_the_cache(multimodal):
         logits_processor=constraint(model.config.turn_grammar, inputs),
     )
     assert torch.equal(continued, anew)
+
+
+@pytest.mark.parametrize("settings", [{"num_beams": 3, "num_return_sequences": 2}, {"num_return_sequences": 2}])
+def test_beams_and_several_responses_go_on_from_an_opened_turn(multimodal, settings):
+    model, _, prompts, encode = multimodal
+    inputs = encode(prompts)
+    opening = model.open_turn(**inputs)
+    ready = {"input_ids": opening.input_ids, "attention_mask": opening.attention_mask}
+    settings = {
+        **settings,
+        "do_sample": "num_beams" not in settings,
+        "max_new_tokens": 6,
+        "logits_processor": constraint(model.config.turn_grammar, inputs),
+    }
+    torch.manual_seed(0)
+    anew = model.generate(**{**inputs, **ready}, **settings)
+    for _ in range(2):  # the opening is not used up
+        torch.manual_seed(0)
+        continued = model.generate(**ready, past_key_values=opening.past_key_values, **settings)
+        assert torch.equal(continued, anew)
+
+
+def test_labels_keep_their_order_in_a_saved_model(multimodal, tmp_path):
+    model, _, prompts, encode = multimodal
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path).eval()
+    for whole in (model, loaded):
+        assert whole.label_names == {
+            "client_emotion": EMOTIONS,
+            "therapist_emotion": EMOTIONS,
+            "strategy": STRATEGIES,
+        }
+    inputs = encode(prompts)
+    for name, expected in model.predict_labels(**inputs).items():
+        torch.testing.assert_close(loaded.predict_labels(**inputs)[name], expected, atol=1e-5, rtol=1e-3)
+    settings = {"do_sample": False, "max_new_tokens": 60}
+    before, after = (
+        whole.generate(**inputs, **settings, logits_processor=constraint(whole.config.turn_grammar, inputs))
+        for whole in (model, loaded)
+    )
+    assert torch.equal(after, before)

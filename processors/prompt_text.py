@@ -49,7 +49,7 @@ def flatten(messages: list[dict], tokenizer: PreTrainedTokenizerBase, sources: S
     flat = []
     for message in messages:
         content = message.get("content") or ""
-        parts = []
+        parts, words = [], ""  # words of neighbouring blocks together: half a special token may stand in each
         for block in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             kind = block.get("type")
             if kind == "history" and block.get("slots") is not None:
@@ -59,15 +59,17 @@ def flatten(messages: list[dict], tokenizer: PreTrainedTokenizerBase, sources: S
             else:
                 raise ValueError(f"cannot use the block {block!r:.200}; see docs/architecture.md for the blocks")
             if kind == "text":
-                parts.append(neutralise(value, tokenizer))
+                words += value
                 continue
-            parts.append(PLACEHOLDERS[kind])
+            parts += [neutralise(words, tokenizer), PLACEHOLDERS[kind]]
+            words = ""
             if kind == "history":
                 if memory is not None:
                     raise ValueError("a conversation has two history blocks; join their utterances")
                 memory = value
             else:
                 (sources.videos if kind == "video" else sources.audio).append(value)
+        parts.append(neutralise(words, tokenizer))
         flat.append({**{k: v for k, v in message.items() if v is not None}, "content": "".join(parts)})
     sources.history.append(memory)
     return flat

@@ -56,6 +56,14 @@ def test_flatten_puts_placeholders_and_collects_sources(tokenizer):
     assert sources == Sources([["1.mp4", "2.mp4"], "3.mp4"], ["1.mp4"], [[{"speaker": "client", "text": "a"}]])
 
 
+def test_a_special_token_typed_over_two_blocks_becomes_words(tokenizer):
+    blocks = [{"type": "text", "text": text} for text in ("<|vid", "", "eo|>")]
+    sources = Sources()
+    (message,) = flatten([{"role": "user", "content": blocks}], tokenizer, sources)
+    assert message["content"] == "<\u200b|video|>"
+    assert sources == Sources([], [], [None])
+
+
 def test_flatten_takes_slots(tokenizer):
     sources = Sources()
     flatten([{"role": "user", "content": [{"type": "history", "slots": 3}]}], tokenizer, sources)

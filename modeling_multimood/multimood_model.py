@@ -55,6 +55,13 @@ class MultiMoodPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
 
+    def set_attn_implementation(self, attn_implementation: str | dict, **kwargs) -> None:
+        """As ever, but a single name is not meant for the compressor, since Mamba refuses any other than "eager"."""
+        if isinstance(attn_implementation, str):
+            parts = {"", *self.config.sub_configs} - {"history_config"}
+            attn_implementation = dict.fromkeys(parts, attn_implementation)
+        super().set_attn_implementation(attn_implementation, **kwargs)
+
 
 class MultiMoodModel(MultiMoodPreTrainedModel):
     """

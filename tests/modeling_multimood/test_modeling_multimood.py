@@ -161,18 +161,35 @@ def test_embeddings_can_be_resized(text):
     torch.testing.assert_close(model(**batch).logits[..., :128], expected)
 
 
+def attention_of_parts(model) -> dict[str, str]:
+    inner = model.model
+    parts = {"": model, "vision": inner.vision_tower, "audio": inner.audio_tower, "text": inner.language_model}
+    return {name: part.config._attn_implementation for name, part in parts.items()}
+
+
 @pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
 def test_attention_implementations_agree(attn_implementation, tmp_path):
     model = tiny_model(audio="beats")
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path, attn_implementation=attn_implementation)
-    inner = loaded.model
-    assert {
-        part.config._attn_implementation for part in (inner.vision_tower, inner.audio_tower, inner.language_model)
-    } == {attn_implementation}
-    assert inner.compressor.reader.config._attn_implementation == "eager"
+    assert set(attention_of_parts(loaded).values()) == {attn_implementation}
+    assert loaded.model.compressor.reader.config._attn_implementation == "eager"
     batch = tiny_batch(model, [Row(0)])
     torch.testing.assert_close(loaded(**batch).logits, model(**batch).logits, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("history", ["mamba2", "qwen2"])
+def test_attention_can_be_changed_after_loading(history):
+    model = tiny_model(audio="beats", history=history)
+    batch = tiny_batch(model, [Row(0)])
+    expected = model(**batch).logits
+    for implementation in ("eager", "sdpa"):
+        model.set_attn_implementation(implementation)
+        assert set(attention_of_parts(model).values()) == {implementation}
+        assert model.model.compressor.reader.config._attn_implementation == "eager"
+        torch.testing.assert_close(model(**batch).logits, expected, atol=2e-5, rtol=1e-4)
+    model.set_attn_implementation({"text_config": "eager"})
+    assert attention_of_parts(model) == {"": "sdpa", "vision": "sdpa", "audio": "sdpa", "text": "eager"}
 
 
 def test_flash_attention_is_on_offer():

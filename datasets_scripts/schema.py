@@ -56,7 +56,9 @@ def validate_row(row: Row) -> Row:
     for i, utterance in enumerate(row["history"]):
         speaker = utterance.get("speaker")
         _check(speaker in SPEAKERS, f"history[{i}].speaker is {speaker!r}; use one of {', '.join(SPEAKERS)}")
-        _check(isinstance(utterance.get("text"), str), f"history[{i}].text is {utterance.get('text')!r}; give a string")
+        _check(
+            isinstance(utterance.get("text"), str), f"history[{i}].text is {utterance.get('text')!r}; give a string"
+        )
         _check_label(utterance.get("emotion"), EMOTIONS, f"history[{i}].emotion")
         _check_label(utterance.get("strategy"), STRATEGIES, f"history[{i}].strategy")
     _check_label(row["client_emotion"], EMOTIONS, "client_emotion")

@@ -104,7 +104,12 @@ STAGES: dict[str, tuple[str, ...]] = {
 
 # Strategy by the client's emotion, at the stages opening, exploring, working, closing.
 STRATEGY_TABLE: dict[str, tuple[str, str, str, str]] = {
-    "anger": ("open question", "restatement", "guiding the pace and depth of the conversation", "communication skills"),
+    "anger": (
+        "open question",
+        "restatement",
+        "guiding the pace and depth of the conversation",
+        "communication skills",
+    ),
     "sadness": ("communication skills", "open question", "self-disclosure", "approval"),
     "disgust": ("open question", "interpretation", "restatement", "others"),
     "depression": ("communication skills", "restatement", "advisement", "structuring the therapy"),
@@ -213,7 +218,9 @@ def _filler(rng: random.Random, templates: tuple[str, ...], topic: str) -> str:
     return rng.choice(templates).format(rng.choice(TOPICS[topic]), day=rng.choice(DAYS))
 
 
-def _dialogue(rng: random.Random, split: str, topic: str, distance: int, stage: str) -> tuple[list[Utterance], str, str]:
+def _dialogue(
+    rng: random.Random, split: str, topic: str, distance: int, stage: str
+) -> tuple[list[Utterance], str, str]:
     """A dialogue whose asked fact lies `distance` utterances back: (history, asked subject, its value)."""
     length = distance + 2 * rng.randint(0, 6)  # utterances; even, so that the therapist spoke last
     # The client speaks at even places. The verbatim tail never holds a fact, and every fact has a place of its own.

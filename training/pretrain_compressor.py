@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch.utils.data import Dataset
-from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
+from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
+from trl import TrlParser
 
 from multimood import MultiMoodForConditionalGeneration, MultiMoodProcessor
 from multimood.datasets_scripts.schema import read_rows
@@ -66,7 +67,7 @@ def transcript(run: list[dict]) -> str:
 
 
 def main() -> None:
-    script, args = HfArgumentParser((CompressorArguments, TrainingArguments)).parse_args_into_dataclasses()
+    script, args = TrlParser((CompressorArguments, TrainingArguments)).parse_args_and_config()
     set_seed(args.seed)
     args.remove_unused_columns = False
     processor = MultiMoodProcessor.from_pretrained(script.model)

@@ -102,6 +102,22 @@ print(type(model).__name__, type(model.config) in PROCESSOR_MAPPING)
     assert run(script).split() == ["MultiMoodModel", "True"]
 
 
+def test_the_root_under_another_name_registers_nothing():
+    """pytest runs a checkout's `__init__.py` as a package of the folder's name; its classes would be other classes."""
+    script = """
+import importlib.util, sys
+import multimood
+finders = list(sys.meta_path)
+spec = importlib.util.spec_from_file_location("checkout", multimood.__file__)
+sys.modules["checkout"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["checkout"])
+same = sys.meta_path == finders
+import transformers.models.auto.modeling_auto
+print(same, [name for name in sys.modules if name.startswith("checkout.")])
+"""
+    assert run(script).split() == ["True", "[]"]
+
+
 def test_every_export_is_there():
     assert set(multimood.__all__) <= set(dir(multimood))
     for name in multimood.__all__:

@@ -461,4 +461,7 @@ def _token_counts(mask: torch.Tensor | None, present: list[bool]) -> list[int]:
     return [next(rows) if there else 0 for there in present]
 
 
+# `save_pretrained` and `push_to_hub` take the code along, for `trust_remote_code=True` where this package is not.
+MultiMoodProcessor.register_for_auto_class()
+
 __all__ = ["MultiMoodProcessor"]

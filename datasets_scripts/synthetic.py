@@ -26,7 +26,8 @@ from .drawn_clip import Person, render_clip
 from .schema import Row, Utterance, write_rows
 
 SPLITS = ("train", "validation", "test")
-TRACKS = ("both", "mixed", "none")
+# Which tracks the clips of a corpus have: shares of picture and sound, picture alone, sound alone.
+TRACKS = {"both": (1, 0, 0), "picture": (0, 1, 0), "sound": (0, 0, 1), "mixed": (4, 3, 3), "none": (1, 0, 0)}
 
 NAMES = tuple(
     "Nora Elias Maya Jonas Clara Felix Amira Oscar Lena Hugo Sofia Milan Ruth Anton Greta Samir "
@@ -259,7 +260,7 @@ def _draw_row(
     history, subject, value = _dialogue(rng, split, topic, distance, list(STAGES)[stage_index])
     strategy = STRATEGY_TABLE[emotion][stage_index]
     remembered = REMEMBERED.get(subject, f"You told me about your {subject}, {{}}.").format(value)
-    shown = rng.choices(("both", "picture", "sound"), (6, 2, 2))[0] if tracks == "mixed" else "both"
+    shown = rng.choices(("both", "picture", "sound"), TRACKS[tracks])[0]
     clip = _Clip(
         path=clips_dir / f"{split}-{seed}-{index:06d}-{shown}.mp4",
         person_seed=_PEOPLE[split] + rng.randrange(1_000_000_000),
@@ -302,8 +303,8 @@ def generate_rows(
         n: how many rows.
         seed: any integer; another seed gives other dialogues, other people and other takes.
         clips_dir: folder for the clips; those already there are kept, so an interrupted call can be repeated.
-        tracks: "both" (every clip has picture and sound), "mixed" (a fifth silent, a fifth without picture) or "none"
-            (words alone, of which the emotion cannot be told).
+        tracks: "both" (every clip has picture and sound), "picture", "sound", "mixed" (three tenths silent, three
+            tenths without picture) or "none" (words alone, of which the emotion cannot be told).
         distances: how many utterances ago the asked fact was told, least and most.
         workers: processes that draw clips.
     """

@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="assets/multimood-tiny")
     parser.add_argument("--rows", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=777, help="of the test turns; training uses 0 and 1")
+    parser.add_argument("--seed", type=int, default=777, help="of the test turns; training uses 0 to 3")
     parser.add_argument("--batch_size", type=int, default=50)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()

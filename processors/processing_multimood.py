@@ -18,6 +18,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from .audio_features import audio_features
+from .feature_extraction_beats import BeatsFeatureExtractor  # noqa: F401 (registers it, for saved processors)
 from .frames import fixed_size_image_processor, pixel_values
 from .lengths import (
     CONNECTOR_STRIDE,

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from model_builders import MIXED_ROWS, tiny_batch, tiny_model
+from processor_builders import tiny_processor
 from safetensors.torch import save_file
 from transformers import (
     AutoConfig,
@@ -126,16 +127,49 @@ def test_every_export_is_there():
         _ = multimood.Nonsense
 
 
-def test_the_code_beside_the_weights_works_without_the_package(folder, tmp_path):
-    script = f"""
+WITHOUT_PACKAGE = """
 import sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] == "multimood":
-            raise ModuleNotFoundError(f"No module named {{name!r}}")
+            raise ModuleNotFoundError(f"No module named {name!r}")
 
 sys.meta_path.insert(0, Absent())
+"""
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_saved_processor_is_found_with_and_without_the_package(tmp_path, remote):
+    """Of BEATs: transformers knows its feature extractor as little as the processor."""
+    processor = tiny_processor(audio="beats")
+    processor.save_pretrained(tmp_path / "processor")
+    sound = torch.linspace(-0.5, 0.5, 8000)
+    expected = processor(text="<|audio|>", audio=[sound], return_tensors="pt")
+    save_file(dict(expected), tmp_path / "expected.safetensors")
+    script = f"""
+{WITHOUT_PACKAGE if remote else "import multimood"}
+import torch
+from safetensors.torch import load_file
+from transformers import AutoProcessor
+
+processor = AutoProcessor.from_pretrained({str(tmp_path / "processor")!r}, trust_remote_code={remote})
+processor.save_pretrained({str(tmp_path / "copy")!r})
+again = AutoProcessor.from_pretrained({str(tmp_path / "copy")!r}, trust_remote_code={remote})
+expected = load_file({str(tmp_path / "expected.safetensors")!r})
+for each in (processor, again):
+    batch = each(text="<|audio|>", audio=[torch.linspace(-0.5, 0.5, 8000)], return_tensors="pt")
+    assert batch.keys() == expected.keys()
+    assert all(torch.equal(batch[name], tensor) for name, tensor in expected.items())
+    print(type(each).__name__, type(each).__module__.startswith("multimood."))
+"""
+    output = run(script, HF_HOME=str(tmp_path / "home"), HF_MODULES_CACHE=str(tmp_path / "modules"))
+    assert output.split() == ["MultiMoodProcessor", str(not remote)] * 2
+
+
+def test_the_code_beside_the_weights_works_without_the_package(folder, tmp_path):
+    script = f"""
+{WITHOUT_PACKAGE}
 import torch
 from safetensors.torch import load_file
 from transformers import (

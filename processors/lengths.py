@@ -101,7 +101,7 @@ def audio_input_shape(config: PreTrainedConfig, window: int) -> tuple[int, ...]:
 
 
 def pooled(vectors: int, pooling: int) -> int:
-    """Vectors left after the projector averaged groups of `pooling`; the last group may be short."""
+    """Vectors left after the projector stacked groups of `pooling` into one; the last group may be short."""
     return math.ceil(vectors / pooling)
 
 

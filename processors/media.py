@@ -63,8 +63,8 @@ def load_clip(
     Raises:
         MediaError: the source cannot be read, is damaged or cut off, or holds neither picture nor sound; the array has
             the wrong shape, type or values. A clip of which only a part can be read is refused as well. That a file was
-            cut off shows where its format promises a length: MP4, MOV, M4A, Matroska and WebM, FLV, FLAC. An MPEG stream,
-            AVI, GIF, Ogg, MP3 or WAV that ends early is taken as a shorter one.
+            cut off shows where its format promises a length: MP4, MOV, M4A, Matroska and WebM (of these, a second or
+            more). An AVI, FLV, GIF, MP3, Ogg, WAV or MPEG stream that ends early may pass for a shorter one.
     """
     if isinstance(source, (np.ndarray, torch.Tensor)):
         return _from_array(source, num_frames, fps, max_audio_seconds)

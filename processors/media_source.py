@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from io import BytesIO
+from io import BytesIO, TextIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.request import urlopen
@@ -51,14 +51,36 @@ def open_container(source: Any, stack: ExitStack, name: str) -> av.container.Inp
     """Open a path, URL, bytes or binary file for reading; `stack` closes what was opened.
 
     Raises:
-        MediaError: the source is absent, empty, of unknown kind or format, or cannot be downloaded.
+        MediaError: the source is absent, empty, cut off, of unknown kind or format, or cannot be downloaded.
     """
     file = _open_source(source, stack, name)
-    if not file.seek(0, os.SEEK_END):
+    size = file.seek(0, os.SEEK_END)
+    if not size:
         raise MediaError(f"{name} is empty (0 bytes); record or download it again")
+    _check_boxes(file, size, name)
     file.seek(0)
     with media_errors(name):
         return stack.enter_context(av.open(file, "r", options={"format_whitelist": FORMATS}))
+
+
+def _check_boxes(file: BinaryIO, size: int, name: str) -> None:
+    """Refuse an MP4 or MOV file whose end is missing: FFmpeg would take what is left of the index as all of it, and the
+    sound would be lost in silence. Boxes as in ISO 14496-12, 4.2; other formats have none that would be recognised."""
+    position = 0
+    while position < size:
+        file.seek(position)
+        header = file.read(16)
+        length, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        if length == 1:
+            length = int.from_bytes(header[8:], "big")
+        if length < 8:  # up to the end of the file, or no box
+            return
+        position += length
+        if position > size and kind in (b"moov", b"moof", b"mdat"):
+            raise MediaError(
+                f"{name} is cut off: its last part ({kind.decode()}) lacks {position - size:,} bytes; copy or download it "
+                "again"
+            )
 
 
 def _open_source(source: Any, stack: ExitStack, name: str) -> BinaryIO:
@@ -72,7 +94,7 @@ def _open_source(source: Any, stack: ExitStack, name: str) -> BinaryIO:
         if not Path(source).is_file():
             raise MediaError(f"there is no file {name}; check the path")
         return stack.enter_context(Path(source).open("rb"))
-    if not (hasattr(source, "read") and hasattr(source, "seek")):
+    if not (hasattr(source, "read") and hasattr(source, "seek")) or isinstance(source, TextIOBase):
         raise MediaError(
             f"{name} is no clip; give a path, URL, bytes or binary file, frames (frames, height, width, 3) or a waveform "
             "(samples,) as an array"

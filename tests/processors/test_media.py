@@ -1,4 +1,5 @@
 import http.server
+import io
 import threading
 import tracemalloc
 import warnings
@@ -296,6 +297,16 @@ def test_cut_off_file_is_an_error_though_some_of_it_decodes(tmp_path, suffix, op
         load_clip(path)
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mov"])
+def test_a_file_cut_off_within_its_index_is_an_error(tmp_path, suffix):
+    """Between the picture's index and the sound's, FFmpeg would read a whole picture and no sound."""
+    data = Path(write_clip(tmp_path / f"clip.{suffix}")).read_bytes()
+    for end in range(data.index(b"moov"), len(data), 101):
+        with pytest.raises(MediaError, match="cut off"):
+            load_clip(data[:end])
+    assert load_clip(data + b"\0\0\0\0 padding").waveform is not None
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -336,7 +347,7 @@ def test_neither_picture_nor_sound(tmp_path):
         load_clip(path)
 
 
-@pytest.mark.parametrize("source", [None, 3, 0.5, {"path": "a.mp4"}, [0.1, 0.2]])
+@pytest.mark.parametrize("source", [None, 3, 0.5, {"path": "a.mp4"}, [0.1, 0.2], io.StringIO("words")])
 def test_a_source_of_unknown_kind(source):
     with pytest.raises(MediaError, match="is no clip; give a path"):
         load_clip(source)

@@ -241,9 +241,10 @@ class MultiMoodForConditionalGeneration(LabelPredictionMixin, MultiMoodPreTraine
 
     def _has_been_read(self, kind: str, input_ids: torch.LongTensor, fed: torch.LongTensor | None) -> bool:
         """Whether all placeholders of a kind in the prompt lie before what is fed now, the rest of it."""
-        if fed is None or fed.shape[1] == input_ids.shape[1]:
+        token_id = getattr(self.config, f"{kind}_token_id")
+        if token_id is None or fed is None or fed.shape[1] == input_ids.shape[1]:
             return False
-        is_placeholder = input_ids == getattr(self.config, f"{kind}_token_id")
+        is_placeholder = input_ids == token_id
         return bool(is_placeholder.any()) and not bool(is_placeholder[:, -fed.shape[1] :].any())
 
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):

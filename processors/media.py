@@ -48,7 +48,8 @@ def load_clip(
 
     Args:
         source: a path, URL, `bytes` or binary file object, or a list of these (one timeline); or frames of shape
-            `(num_frames, height, width, 3)`, uint8; or a 16 kHz mono waveform of shape `(samples,)`, float.
+            `(num_frames, height, width, 3)`, uint8, or a 16 kHz mono waveform of shape `(samples,)`, float, or a list of
+            either.
         num_frames (`int`): how many frames to sample; where `fps` is given, at most.
         fps (`float`, *optional*): frames to sample a second, rounded up to a multiple of the connector's temporal
             stride. Frames given as an array have no clock: all are taken, up to `num_frames`.
@@ -66,11 +67,11 @@ def load_clip(
             cut off shows where its format promises a length: MP4, MOV, M4A, Matroska and WebM (of these, a second or
             more). An AVI, FLV, GIF, MP3, Ogg, WAV or MPEG stream that ends early may pass for a shorter one.
     """
-    if isinstance(source, (np.ndarray, torch.Tensor)):
-        return _from_array(source, num_frames, fps, max_audio_seconds)
     parts = source if isinstance(source, (list, tuple)) else [source]
     if not parts:
         raise MediaError("an empty list of clips; leave the block out instead")
+    if any(isinstance(part, (np.ndarray, torch.Tensor)) for part in parts):
+        return _from_array(_joined(parts), describe(source), num_frames, fps, max_audio_seconds)
     with ExitStack() as stack:
         files = [ClipFile(part, stack, video, audio, threads) for part in parts]
         length = sum((file.duration for file in files), Fraction(0))
@@ -93,13 +94,28 @@ def load_clip(
     return clip
 
 
-def _from_array(
-    array: np.ndarray | torch.Tensor, num_frames: int, fps: float | None, max_audio_seconds: float
-) -> Clip:
-    name = describe(array)
-    if isinstance(array, torch.Tensor):
-        array = array.detach().cpu()
-        array = (array.float() if array.is_floating_point() else array).numpy()  # NumPy has no bfloat16
+def _joined(parts: list) -> np.ndarray:
+    """Arrays, one after the other."""
+    arrays = [_to_numpy(part) for part in parts]
+    if len(arrays) == 1:
+        return arrays[0]
+    if not all(isinstance(array, np.ndarray) for array in arrays):
+        raise MediaError(f"{describe(parts)} has arrays and files on one timeline; write the arrays to files first")
+    if len({array.shape[1:] for array in arrays}) > 1 or not all(array.ndim for array in arrays):
+        raise MediaError(
+            f"{describe(parts)}: the arrays of one timeline must be of one kind and size; resize the frames"
+        )
+    return np.concatenate(arrays)
+
+
+def _to_numpy(part: Any) -> Any:
+    if not isinstance(part, torch.Tensor):
+        return part
+    part = part.detach().cpu()
+    return (part.float() if part.is_floating_point() else part).numpy()  # NumPy has no bfloat16
+
+
+def _from_array(array: np.ndarray, name: str, num_frames: int, fps: float | None, max_audio_seconds: float) -> Clip:
     if array.ndim == 1:
         seconds = len(array) / SAMPLING_RATE
         waveform = _keep_end(_check_waveform(array, name), seconds, max_audio_seconds, name)

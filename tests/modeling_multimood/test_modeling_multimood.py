@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from model_builders import MIXED_ROWS, TEXT, Row, tiny_batch, tiny_model
+from model_builders import MIXED_ROWS, SETTINGS, TEXT, Row, tiny_batch, tiny_model
 from transformers import AutoModelForCausalLM
 
 TOKENS = 5
@@ -115,6 +115,16 @@ def test_a_prompt_that_a_passed_cache_has_read_is_not_read_again(with_media):
     if not with_media:
         batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
     assert torch.equal(generate(model, batch, past_key_values=cache), expected)
+
+
+def test_a_cache_may_be_passed_to_a_model_without_media():
+    absent = dict.fromkeys(SETTINGS)
+    model = tiny_model(absent, vision=None, audio=None, history=None)
+    batch = tiny_batch(tiny_model(), [Row(0, 0, 0, 0)])
+    ids = batch["input_ids"]
+    cache = model(ids[:, :4], use_cache=True).past_key_values
+    settings = {"do_sample": False, "max_new_tokens": 3, "pad_token_id": 0}
+    assert torch.equal(model.generate(ids, past_key_values=cache, **settings), model.generate(ids, **settings))
 
 
 def test_media_after_a_passed_cache_are_read():

@@ -368,6 +368,35 @@ def test_frames_array(convert):
     assert numbers(load_clip(convert(frames[:5]), num_frames=64, fps=1)) == [0, 1, 2, 2, 3, 4]
 
 
+def test_frames_in_another_memory_layout():
+    frames = np.stack([numbered_frame(i) for i in range(4)])
+    bgr = np.ascontiguousarray(frames[..., ::-1])
+    np.testing.assert_array_equal(load_clip(bgr[..., ::-1], num_frames=4).frames, frames)
+
+
+def test_arrays_on_one_timeline():
+    frames = np.stack([numbered_frame(i) for i in range(8)])
+    parts = [frames[:2], torch.from_numpy(frames[2:])]
+    assert numbers(load_clip(parts, num_frames=4)) == numbers(load_clip(frames, num_frames=4)) == [1, 3, 5, 7]
+    assert numbers(load_clip([frames], num_frames=4)) == [1, 3, 5, 7]
+    loaded = load_clip([sine(0.5), torch.from_numpy(sine(0.25, pitch=300.0))])
+    np.testing.assert_array_equal(loaded.waveform, np.concatenate([sine(0.5), sine(0.25, pitch=300.0)]))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 9, 8, 3), np.uint8)], "one kind and size; resize"),
+        ([np.zeros((2, 8, 8, 3), np.uint8), np.zeros(100, np.float32)], "one kind and size"),
+        ([np.zeros(100, np.float32), "clip.mp4"], r"clip.mp4\] has arrays and files"),
+        ([np.array(0.5)], "neither frames .* nor a mono waveform"),
+    ],
+)
+def test_arrays_that_make_no_timeline(parts, message):
+    with pytest.raises(MediaError, match=message):
+        load_clip(parts)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 def test_waveform_array(dtype):
     loaded = load_clip(sine(0.5).astype(dtype))

@@ -280,12 +280,13 @@ def main() -> None:
     run(args.work / "hearing", "sft", *align, f"{corpus}/sound.jsonl", "--model_name_or_path", f"{args.work}/seeing")
     run(args.work / "sft", "sft", "--config", f"{RECIPES}/tiny_sft.yaml")
 
-    args.out.mkdir(parents=True, exist_ok=True)
-    for file in (args.work / "sft").iterdir():
-        if file.suffix in (".json", ".safetensors", ".jinja") and not file.name.startswith("trainer"):
-            shutil.copy(file, args.out / file.name)
+    # The package brings the code; a model pushed to the Hub takes it along (`save_pretrained`).
+    shutil.rmtree(args.out, ignore_errors=True)
+    shutil.copytree(
+        args.work / "sft", args.out, ignore=shutil.ignore_patterns("*.py", "*.bin", "checkpoint-*", "runs")
+    )
     shutil.copy(RECIPES / "tiny_card.md", args.out / "README.md")
-    size = sum(file.stat().st_size for file in args.out.iterdir())
+    size = sum(file.stat().st_size for file in args.out.rglob("*"))
     print(f"wrote {args.out}: {size / 1e6:.2f} MB")
 
 

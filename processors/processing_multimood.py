@@ -221,7 +221,9 @@ class MultiMoodProcessor(ProcessorMixin):
             MediaError: a source cannot be used.
         """
         if return_assistant_tokens_mask:
-            raise ValueError("there is no assistant mask; mask the prompt by its length, as training/trainers/collator.py does")
+            raise ValueError(
+                "there is no assistant mask; mask the prompt by its length, as training/trainers/collator.py does"
+            )
         batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
         call_kwargs = {name: kwargs.pop(name) for name in _PADDING_ARGUMENTS if name in kwargs}
         sources = Sources()

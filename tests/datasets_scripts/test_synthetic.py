@@ -92,7 +92,11 @@ def test_clips_have_the_tracks_asked_for_and_no_person_twice(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"split": "dev"}, "split is 'dev'"), ({"tracks": "all"}, "tracks is 'all'"), ({"distances": (2, 9)}, "distances")],
+    [
+        ({"split": "dev"}, "split is 'dev'"),
+        ({"tracks": "all"}, "tracks is 'all'"),
+        ({"distances": (2, 9)}, "distances"),
+    ],
 )
 def test_bad_arguments_are_named(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):

@@ -31,7 +31,9 @@ def test_an_ablation_takes_out_just_its_blocks(rows):
 
 
 def test_a_turn_that_cannot_be_parsed_counts_as_wrong(rows):
-    right = [SupportTurn(*(r[f] for f in ("client_emotion", "therapist_emotion", "strategy", "response"))) for r in rows]
+    right = [
+        SupportTurn(*(r[f] for f in ("client_emotion", "therapist_emotion", "strategy", "response"))) for r in rows
+    ]
     assert set(_scores(rows, right).values()) == {1.0}
     scores = _scores(rows, [SupportTurn.parse("I cannot say."), *right[1:]])
     assert scores == dict.fromkeys(scores, pytest.approx(2 / 3))

@@ -10,7 +10,7 @@ import whole_builders
 from multimood import cli
 from multimood.processors.turn import LABELS
 
-CLIPS = Path(__file__).parents[2] / "shared" / "data" / "clips"
+SHARED = Path(__file__).parents[2] / "shared" / "data"
 SAID = [{"speaker": "client", "text": "My sister is called Ruth."}, {"speaker": "therapist", "text": "Thank you."}]
 MESC = {
     "problem_type": "Breakups or Divorce",
@@ -89,14 +89,18 @@ def test_json_is_one_object_and_nothing_else(model, clip):
     assert reply["turn"]["response"]
 
 
-@pytest.mark.skipif(not CLIPS.is_dir(), reason=f"needs the real clips of {CLIPS}")
-def test_respond_answers_real_clips(run, model):
-    clips = sorted(CLIPS.glob("*.mp4"))
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the real clips and dialogues of {SHARED}")
+def test_respond_answers_real_clips_after_a_real_dialogue(run, model, file):
+    dialogues = json.loads((SHARED / "mesc" / "val.json").read_text(encoding="utf-8"))
+    clips = sorted((SHARED / "clips").glob("*.mp4"))
     assert clips
-    for path in clips:
-        status, out, err = run("respond", "--model", model, "--video", str(path), "--json")
+    for clip, dialogue in zip(clips, dialogues, strict=False):
+        history = file("mesc.json", dialogue)
+        status, out, err = run("respond", "--model", model, "--video", str(clip), "--history", history, "--json")
         assert status == 0, err
-        assert set(json.loads(out)["modalities"]) == {"video", "audio"}
+        reply = json.loads(out)
+        assert {"video", "audio", "memory"} <= set(reply["modalities"])
+        assert all(reply["turn"][field] in labels for field, labels in LABELS.items())
 
 
 def test_demo_tells_its_story(run, model):

@@ -248,7 +248,11 @@ def test_an_unreadable_clip_leaves_no_trace(session, tmp_path):
 
 def test_a_closed_stream_stops_and_leaves_no_trace(pair):
     session = SupportSession(
-        *pair, max_new_tokens=5000, do_sample=True, top_k=0, suppress_tokens=[pair[1].tokenizer.eos_token_id]
+        *pair,
+        max_new_tokens=5000,
+        do_sample=True,
+        top_k=0,
+        suppress_tokens=[*pair[0].generation_config.suppress_tokens, pair[1].tokenizer.eos_token_id],
     )
     before = state_of(session)
     torch.manual_seed(0)

@@ -142,7 +142,7 @@ def _demo(args: argparse.Namespace) -> None:
     from .datasets_scripts.synthetic import asked_fact, generate_rows
 
     seed = args.seed if args.seed is not None else random.SystemRandom().randrange(1_000_000)
-    (row,) = generate_rows("test", 1, seed, tempfile.mkdtemp(prefix="multimood-demo-"))
+    (row,) = generate_rows("test", 1, seed, tempfile.mkdtemp(prefix="multimood-demo-"), tracks="both")
     if not args.json:
         subject, value, back = asked_fact(row)
         told = row["history"][-back]

@@ -37,7 +37,14 @@ setup(
     package_dir={"multimood": "."},
     packages=["multimood", *(f"multimood.{folder}" for folder in FOLDERS)],
     # The tiny checkpoint is the command's default model, so an installed package has it too.
-    package_data={"multimood": ["assets/multimood-tiny/*", "training/recipes/*", "training/accelerate_configs/*"]},
+    package_data={
+        "multimood": [
+            "assets/multimood-tiny/*",
+            "assets/multimood-tiny/*/*",
+            "training/recipes/*",
+            "training/accelerate_configs/*",
+        ]
+    },
     install_requires=[
         "torch>=2.9",
         "transformers>=5.23",

@@ -2,7 +2,7 @@
 
 The loss is on the therapist's turn alone: three labels and the response.
 
-    accelerate launch training/sft.py --config training/recipes/tiny.yaml
+    accelerate launch training/sft.py --config training/recipes/tiny_sft.yaml
     accelerate launch training/sft.py --model_name_or_path assets/multimood-tiny \
         --train_file data/synthetic/train.jsonl --output_dir outputs/sft --max_steps 100 --freeze vision audio
 

@@ -22,6 +22,7 @@ from trl import TrlParser
 
 from multimood import MultiMoodForConditionalGeneration, MultiMoodProcessor
 from multimood.datasets_scripts.schema import read_rows
+from multimood.processors.turn import render_utterance
 from multimood.training.trainers.collator import MultiMoodCollator
 
 REPEAT = "Repeat what was said."
@@ -65,7 +66,7 @@ def repeat_prompt(run: list[dict]) -> list[dict]:
 
 def transcript(run: list[dict]) -> str:
     """The run's words, one utterance a line: what has to be read back."""
-    return "\n".join(f"{utterance['speaker'].capitalize()}: {utterance['text']}" for utterance in run)
+    return "\n".join(map(render_utterance, run))
 
 
 class RepeatCollator:

@@ -8,6 +8,7 @@ ROOT = Path(__file__).parent
 FOLDERS = (
     "modeling_multimood",
     "processors",
+    "trust",
     "datasets_scripts",
     "training",
     "training.trainers",
@@ -43,6 +44,7 @@ setup(
             "assets/multimood-tiny/*/*",
             "training/recipes/*",
             "training/accelerate_configs/*",
+            "trust/*.yaml",
         ]
     },
     install_requires=[

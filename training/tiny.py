@@ -170,7 +170,8 @@ class LanguageTasks:
     def _recall(self, row: Row) -> dict:
         told = told_facts(row)
         places = {len(row["history"]) - back for _, back in told.values()}
-        places |= set(self.rng.sample(range(len(row["history"])), self.rng.randint(0, 6)))
+        others = range(len(row["history"]))
+        places |= set(self.rng.sample(others, self.rng.randint(0, len(others))))
         subjects = self.rng.sample(sorted(told), len(told))
         blocks = [
             {"type": "history", "history": self._utterances(row, sorted(places))},
@@ -244,7 +245,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("assets/multimood-tiny"))
     parser.add_argument("--work", type=Path, default=Path("outputs/tiny"), help="corpus and stages in between")
     parser.add_argument("--rows", type=int, default=3200, help="training rows with clips, of each stage")
-    parser.add_argument("--language_steps", type=int, default=800)
+    parser.add_argument("--language_steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     set_seed(args.seed)
@@ -260,7 +261,7 @@ def main() -> None:
 
     backbones = args.work / "backbones"
     if not (backbones / "model.safetensors").exists():
-        words = generate_rows("train", 20_000, args.seed + 3, corpus / "clips", tracks="none", distances=(10, 24))
+        words = generate_rows("train", 20_000, args.seed + 3, corpus / "clips", tracks="none")
         model, processor = build(train_tokenizer(words))
         train_language_model(model, processor, words, args.language_steps, args.seed)
         model.save_pretrained(backbones)

@@ -23,7 +23,6 @@ import transformers
 import trl
 from accelerate.utils import set_seed
 from datasets import Dataset
-from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, ModelConfig, TrlParser, get_peft_config
 
 from multimood import MultiMoodForConditionalGeneration, MultiMoodProcessor
@@ -31,6 +30,7 @@ from multimood.datasets_scripts.schema import Row, read_rows
 from multimood.datasets_scripts.synthetic import generate_rows
 from multimood.processors.turn import build_prompt
 from multimood.training.rewards import format_reward, label_reward
+from multimood.training.trainers.checkpoints import last_checkpoint
 from multimood.training.trainers.grpo_trainer import MultiMoodGRPOTrainer
 
 
@@ -109,7 +109,7 @@ def main() -> None:
     print(f"{len(rows)} prompts, {len(held_out)} held out; {learning:,} parameters learn")
 
     results_file = Path(args.output_dir) / "grpo_results.json"
-    checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    checkpoint = last_checkpoint(args.output_dir)
     if checkpoint and results_file.is_file():
         results = json.loads(results_file.read_text())
     else:

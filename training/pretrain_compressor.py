@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
 from multimood import MultiMoodForConditionalGeneration, MultiMoodProcessor
 from multimood.datasets_scripts.schema import read_rows
 from multimood.processors.turn import render_utterance
+from multimood.training.trainers.checkpoints import last_checkpoint
 from multimood.training.trainers.collator import MultiMoodCollator
 
 REPEAT = "Repeat what was said."
@@ -121,9 +121,7 @@ def main() -> None:
         args.output_dir, args.max_steps = str(output_dir / stage), steps
         args.per_device_train_batch_size = runs_a_step
         trainer = CompressorTrainer(model=model, args=args, train_dataset=runs, data_collator=collator)
-        trainer.train(
-            resume_from_checkpoint=get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
-        )
+        trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
     print(f"wrote {output_dir}")

@@ -11,15 +11,14 @@ A run that was stopped goes on from its last checkpoint when it is started again
 
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from datasets import Dataset
-from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config
 
 from multimood import MultiMoodForConditionalGeneration, MultiMoodProcessor
 from multimood.datasets_scripts.schema import read_rows
 from multimood.processors.turn import build_completion, build_prompt
+from multimood.training.trainers.checkpoints import last_checkpoint
 from multimood.training.trainers.collator import MultiMoodCollator
 
 
@@ -67,7 +66,7 @@ def main() -> None:
     )
     learning = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
     print(f"{learning:,} parameters learn, frozen: {', '.join(script.freeze) or 'none'}")
-    checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    checkpoint = last_checkpoint(args.output_dir)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(args.output_dir)
     processor.save_pretrained(args.output_dir)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from .schema import Row, Utterance
 
@@ -31,7 +31,7 @@ def handover_rows(
         turns.append(Said("therapist", ""))
     history: list[Utterance] = []
     rows: list[Row] = []
-    for turn, answer in zip(turns, turns[1:], strict=False):
+    for turn, answer in pairwise(turns):
         if turn.speaker == "client":
             rows.append(
                 {

@@ -39,7 +39,7 @@ OFFICIAL_FILES = {"validation": "val.json", "test": "test.json"}
 SPEAKERS = {"Client": "client", "Therapist": "therapist"}
 JSON_SPEAKERS = {"user": "client", "sys": "therapist"}
 HELD_OUT = 102 / 1019  # share of the dialogues in the official validation split, and in the test split
-MATCHED = 0.8  # least share of a dialogue's utterances that begin with the words of the other; strangers reach 0.4
+MATCHED = 0.8  # least share of a dialogue's utterances that begin with the words of the other; strangers reach 0.07
 
 TIME_CODE = re.compile(r"(\d{1,2}):([0-5]\d):([0-5]\d)[,.](\d{3})")
 EPISODE_FILES = frozenset(".avi .m2ts .m4v .mkv .mov .mp4 .mpg .ts .webm".split())
@@ -132,11 +132,15 @@ def load_mesc(
     if scheme == "official" and (lacking := _lacking_official_files(root, split)):
         raise CorpusError(root, lacking, "missing file")
     dialogues = split_dialogues(read_dialogues(root, skip_bad=skip_bad), root, scheme)
-    rows = []
-    for dialogue in dialogues[split]:
-        said = [_said(utterance, clips, skip_bad) for utterance in dialogue.utterances]
-        rows += handover_rows(f"mesc-{dialogue.dialogue_id}", said, dialogue.problem_type, dialogue.situation)
-    return rows
+    return [row for dialogue in dialogues[split] for row in dialogue_rows(dialogue, clips=clips, skip_bad=skip_bad)]
+
+
+def dialogue_rows(
+    dialogue: MescDialogue, *, clips: str | Path | None = None, skip_bad: SkipReport | None = None
+) -> list[Row]:
+    """The rows of one dialogue; `clips` and `skip_bad` as in `load_mesc`."""
+    said = [_said(utterance, clips, skip_bad) for utterance in dialogue.utterances]
+    return handover_rows(f"mesc-{dialogue.dialogue_id}", said, dialogue.problem_type, dialogue.situation)
 
 
 def _said(utterance: MescUtterance, clips: str | Path | None, skip_bad: SkipReport | None) -> Said:
@@ -185,9 +189,10 @@ def read_dialogues(root: str | Path, *, skip_bad: SkipReport | None = None) -> l
                 problem = f"dialogue {dialogue_id} lacks utterance {min(gap)}; take the whole file"
                 raise CorpusError(of[numbers[0]].place, problem, "missing utterance")
             dialogues.append(MescDialogue(dialogue_id, [of[number] for number in numbers]))
+    left_out = len(dialogues) < len(utterances.keys() | damaged)
     for split, name in OFFICIAL_FILES.items():
         if (root / name).is_file():
-            _match_official(dialogues, split, root / name, skip_bad if len(dialogues) < len(utterances) else None)
+            _match_official(dialogues, split, root / name, skip_bad if left_out else None)
     return dialogues
 
 

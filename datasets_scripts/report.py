@@ -25,7 +25,16 @@ class SkipReport:
     """What was left out. Loaders that are given one go on after bad input; without one they raise [`CorpusError`]."""
 
     def __init__(self):
-        self.errors: list[CorpusError] = []
+        self._errors: dict[str, CorpusError] = {}
+
+    def add(self, error: CorpusError) -> None:
+        """Keeps `error`; one that is known from reading the same file before is not counted again."""
+        self._errors.setdefault(str(error), error)
+
+    @property
+    def errors(self) -> list[CorpusError]:
+        """What was left out, in the order of finding."""
+        return list(self._errors.values())
 
     @property
     def counts(self) -> Counter[str]:
@@ -51,4 +60,4 @@ def skipping(skip_bad: SkipReport | None) -> Iterator[None]:
     except CorpusError as error:
         if skip_bad is None:
             raise
-        skip_bad.errors.append(error)
+        skip_bad.add(error)

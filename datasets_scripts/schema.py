@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from multimood.processors.turn import EMOTIONS, SPEAKERS, STRATEGIES
 
@@ -18,7 +18,12 @@ class Utterance(TypedDict):
 
 
 class Row(TypedDict):
-    """One turn: everything before it, the client's clips and words, and the therapist's answer."""
+    """One turn: everything before it, the client's clips and words, and the therapist's answer.
+
+    A corpus with emotions of its own gives its label as `corpus_emotion`; only then may `client_emotion` be one that the
+    model's seven do not have, such as "surprise" (`label_mapping.EMOTION_NAMES`). A row that is there for emotion
+    recognition alone has `None` for what the therapist feels, does and says.
+    """
 
     dialogue_id: str
     turn_id: int
@@ -31,6 +36,7 @@ class Row(TypedDict):
     therapist_emotion: str | None
     strategy: str | None
     response: str | None
+    corpus_emotion: NotRequired[str | None]
 
 
 class RowError(ValueError):
@@ -48,8 +54,8 @@ def _check_label(value: str | None, allowed: tuple[str, ...], field: str) -> Non
 
 def validate_row(row: Row) -> Row:
     """Returns `row` unchanged where it follows the schema; raises [`RowError`] where it does not."""
-    names = Row.__annotations__.keys()
-    missing, extra = names - row.keys(), row.keys() - names
+    names = [name for name in Row.__annotations__ if name in Row.__required_keys__]
+    missing, extra = set(names) - row.keys(), row.keys() - Row.__annotations__.keys()
     _check(not missing, f"row lacks {', '.join(sorted(missing))}; every row has {', '.join(names)}")
     _check(not extra, f"row has unknown fields {', '.join(sorted(extra))}; every row has {', '.join(names)}")
     _check(bool(row["utterance"].strip() or row["videos"]), "row has neither words nor clips; give one of them")
@@ -61,7 +67,8 @@ def validate_row(row: Row) -> Row:
         )
         _check_label(utterance.get("emotion"), EMOTIONS, f"history[{i}].emotion")
         _check_label(utterance.get("strategy"), STRATEGIES, f"history[{i}].strategy")
-    _check_label(row["client_emotion"], EMOTIONS, "client_emotion")
+    own = row.get("corpus_emotion")
+    _check_label(row["client_emotion"], EMOTIONS if own is None else (*EMOTIONS, own), "client_emotion")
     _check_label(row["therapist_emotion"], EMOTIONS, "therapist_emotion")
     _check_label(row["strategy"], STRATEGIES, "strategy")
     return row

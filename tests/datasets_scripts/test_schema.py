@@ -24,6 +24,16 @@ def test_a_row_of_the_schema_passes_unchanged():
     assert validate_row(row()) == row()
 
 
+@pytest.mark.parametrize(("emotion", "own"), [("joy", "happy"), ("surprise", "surprise"), ("joy", None)])
+def test_a_corpus_may_keep_its_own_label(emotion, own):
+    assert validate_row(row(client_emotion=emotion, corpus_emotion=own))["corpus_emotion"] == own
+
+
+def test_a_label_that_is_neither_the_models_nor_the_corpuss_is_named():
+    with pytest.raises(RowError, match="client_emotion is 'surprise'; use one of anger"):
+        validate_row(row(client_emotion="surprise", corpus_emotion="happy"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -153,6 +153,14 @@ class MultiMoodForConditionalGeneration(LabelPredictionMixin, MultiMoodPreTraine
         """See [`MultiMoodModel.get_audio_features`]."""
         return self.model.get_audio_features(input_features)
 
+    def encode_video(self, pixel_values_videos: torch.FloatTensor) -> torch.FloatTensor:
+        """See [`MultiMoodModel.encode_video`]."""
+        return self.model.encode_video(pixel_values_videos)
+
+    def encode_audio(self, input_features: torch.FloatTensor) -> torch.FloatTensor:
+        """See [`MultiMoodModel.encode_audio`]."""
+        return self.model.encode_audio(input_features)
+
     def get_history_features(
         self, history_input_ids: torch.LongTensor, history_attention_mask: torch.Tensor | None = None
     ) -> list[torch.FloatTensor]:
@@ -176,8 +184,10 @@ class MultiMoodForConditionalGeneration(LabelPredictionMixin, MultiMoodPreTraine
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         pixel_values_videos: torch.FloatTensor | None = None,
+        video_tower_features: torch.FloatTensor | None = None,
         video_token_mask: torch.BoolTensor | None = None,
         input_features: torch.FloatTensor | None = None,
+        audio_tower_features: torch.FloatTensor | None = None,
         audio_token_mask: torch.BoolTensor | None = None,
         history_input_ids: torch.LongTensor | None = None,
         history_attention_mask: torch.Tensor | None = None,
@@ -199,8 +209,10 @@ class MultiMoodForConditionalGeneration(LabelPredictionMixin, MultiMoodPreTraine
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             pixel_values_videos=pixel_values_videos,
+            video_tower_features=video_tower_features,
             video_token_mask=video_token_mask,
             input_features=input_features,
+            audio_tower_features=audio_tower_features,
             audio_token_mask=audio_token_mask,
             history_input_ids=history_input_ids,
             history_attention_mask=history_attention_mask,

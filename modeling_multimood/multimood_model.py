@@ -18,8 +18,8 @@ from .towers import encode_frames, encode_sound
 
 # Inputs that `generate` feeds once, with the prompt, by the placeholder that stands for them.
 MEDIA_INPUTS = {
-    "video": ("pixel_values_videos", "video_token_mask"),
-    "audio": ("input_features", "audio_token_mask"),
+    "video": ("pixel_values_videos", "video_tower_features", "video_token_mask"),
+    "audio": ("input_features", "audio_tower_features", "audio_token_mask"),
     "history": ("history_input_ids", "history_attention_mask", "history_memory"),
 }
 
@@ -120,14 +120,24 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
 
     def get_video_features(self, pixel_values_videos: torch.FloatTensor) -> torch.FloatTensor:
         """
-        Encodes and projects videos.
+        Encodes and projects videos. Argument and errors as in `encode_video`.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_videos, video_tokens, hidden_size)`, time-major.
+        """
+        features = self.encode_video(pixel_values_videos)
+        return self.connector(features)
+
+    def encode_video(self, pixel_values_videos: torch.FloatTensor) -> torch.FloatTensor:
+        """
+        The vision tower's part of the work, which need be done but once for a clip while the tower is frozen.
 
         Args:
             pixel_values_videos (`torch.FloatTensor` of shape `(num_videos, num_frames, 3, height, width)`): frames as
                 the vision tower's image processor makes them.
 
         Returns:
-            `torch.FloatTensor` of shape `(num_videos, video_tokens, hidden_size)`, time-major.
+            `torch.FloatTensor` of shape `(num_videos, num_frames, grid_height, grid_width, vision_hidden_size)`.
 
         Raises:
             ValueError: if the shape is another, or the model has no vision tower.
@@ -144,26 +154,35 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
             features = encode_frames(
                 vision_tower, frames, self.config.vision_feature_layer
             )  # (N · T, rows, columns, D)
-        return self.connector(features.unflatten(0, (num_videos, num_frames)))
+        return features.unflatten(0, (num_videos, num_frames))
 
     def get_audio_features(self, input_features: torch.FloatTensor) -> torch.FloatTensor:
         """
-        Encodes and projects sound.
+        Encodes and projects sound. Argument and errors as in `encode_audio`.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_audios, audio_tokens, hidden_size)`, in the order of time.
+        """
+        features = self.encode_audio(input_features)
+        return self.audio_projector(features)
+
+    def encode_audio(self, input_features: torch.FloatTensor) -> torch.FloatTensor:
+        """
+        The audio tower's part of the work, as `encode_video`.
 
         Args:
             input_features (`torch.FloatTensor` of shape `(num_audios, …)`): what the audio tower's feature extractor
                 makes, padded to its full window.
 
         Returns:
-            `torch.FloatTensor` of shape `(num_audios, audio_tokens, hidden_size)`, in the order of time.
+            `torch.FloatTensor` of shape `(num_audios, num_vectors, audio_hidden_size)`, in the order of time.
 
         Raises:
             ValueError: if the model has no audio tower.
         """
         audio_tower = self._part("audio_tower", "input_features")
         with _grad_if_needed(audio_tower, input_features):
-            features = encode_sound(audio_tower, input_features)
-        return self.audio_projector(features)
+            return encode_sound(audio_tower, input_features)
 
     def get_history_features(
         self, history_input_ids: torch.LongTensor, history_attention_mask: torch.Tensor | None = None
@@ -188,8 +207,10 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
         self,
         input_ids: torch.LongTensor,
         pixel_values_videos: torch.FloatTensor | None = None,
+        video_tower_features: torch.FloatTensor | None = None,
         video_token_mask: torch.BoolTensor | None = None,
         input_features: torch.FloatTensor | None = None,
+        audio_tower_features: torch.FloatTensor | None = None,
         audio_token_mask: torch.BoolTensor | None = None,
         history_input_ids: torch.LongTensor | None = None,
         history_attention_mask: torch.Tensor | None = None,
@@ -202,14 +223,23 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
         Returns:
             `torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`.
         """
+        _given_once(pixel_values_videos=pixel_values_videos, video_tower_features=video_tower_features)
+        _given_once(input_features=input_features, audio_tower_features=audio_tower_features)
+        _given_once(history_input_ids=history_input_ids, history_memory=history_memory)
         video = audio = history = None
         if pixel_values_videos is not None:
-            video = _select(self.get_video_features(pixel_values_videos), video_token_mask, "video_token_mask")
+            video = self.get_video_features(pixel_values_videos)
+        elif video_tower_features is not None:
+            video = self._part("connector", "video_tower_features")(video_tower_features)
+        if video is not None:
+            video = _select(video, video_token_mask, "video_token_mask")
         if input_features is not None:
-            audio = _select(self.get_audio_features(input_features), audio_token_mask, "audio_token_mask")
+            audio = self.get_audio_features(input_features)
+        elif audio_tower_features is not None:
+            audio = self._part("audio_projector", "audio_tower_features")(audio_tower_features)
+        if audio is not None:
+            audio = _select(audio, audio_token_mask, "audio_token_mask")
         if history_memory is not None:
-            if history_input_ids is not None:
-                raise ValueError("Give the earlier talk once: as `history_memory` or as `history_input_ids`.")
             history = list(getattr(history_memory, "vectors", history_memory))
         elif history_input_ids is not None:
             history = self.get_history_features(history_input_ids, history_attention_mask)
@@ -261,8 +291,10 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         pixel_values_videos: torch.FloatTensor | None = None,
+        video_tower_features: torch.FloatTensor | None = None,
         video_token_mask: torch.BoolTensor | None = None,
         input_features: torch.FloatTensor | None = None,
+        audio_tower_features: torch.FloatTensor | None = None,
         audio_token_mask: torch.BoolTensor | None = None,
         history_input_ids: torch.LongTensor | None = None,
         history_attention_mask: torch.Tensor | None = None,
@@ -284,10 +316,14 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
                 In place of `input_ids` and all media, e.g. from `embed`.
             pixel_values_videos (`torch.FloatTensor` of shape `(num_videos, num_frames, 3, height, width)`, *optional*):
                 The batch's videos in the order in which they appear.
+            video_tower_features (`torch.FloatTensor`, *optional*):
+                What `encode_video` made of them, in their place.
             video_token_mask (`torch.BoolTensor` of shape `(num_videos, video_tokens)`, *optional*):
                 Which of the connector's outputs have a placeholder; all by default.
             input_features (`torch.FloatTensor` of shape `(num_audios, …)`, *optional*):
                 The batch's sounds in the order in which they appear, each padded to the audio tower's window.
+            audio_tower_features (`torch.FloatTensor`, *optional*):
+                What `encode_audio` made of them, in their place.
             audio_token_mask (`torch.BoolTensor` of shape `(num_audios, audio_tokens)`, *optional*):
                 Which of the audio projector's outputs have a placeholder; all by default.
             history_input_ids (`torch.LongTensor` of shape `(batch_size, history_length)`, *optional*):
@@ -309,8 +345,10 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
             raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`.")
         media = {
             "pixel_values_videos": pixel_values_videos,
+            "video_tower_features": video_tower_features,
             "video_token_mask": video_token_mask,
             "input_features": input_features,
+            "audio_tower_features": audio_tower_features,
             "audio_token_mask": audio_token_mask,
             "history_input_ids": history_input_ids,
             "history_attention_mask": history_attention_mask,
@@ -356,6 +394,12 @@ def _grad_if_needed(tower: nn.Module, inputs: torch.Tensor) -> torch.set_grad_en
     checkpointing) makes the towers' embeddings ask, and all of the tower's activations would be kept.
     """
     return torch.set_grad_enabled(torch.is_grad_enabled() and (_is_trained(tower) or inputs.requires_grad))
+
+
+def _given_once(**inputs) -> None:
+    """Two forms of one thing would leave it open which counts."""
+    if all(value is not None for value in inputs.values()):
+        raise ValueError(f"Give {' or '.join(f'`{name}`' for name in inputs)}, not both.")
 
 
 def _select(features: torch.Tensor, token_mask: torch.Tensor | None, name: str) -> torch.Tensor:

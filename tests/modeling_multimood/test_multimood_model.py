@@ -138,8 +138,27 @@ def test_history_as_memory_as_vectors_and_as_ids_are_the_same():
     for history_memory in (memory, memory.vectors):
         for got, want in zip(logits_of(model, {**batch, "history_memory": history_memory}), expected, strict=True):
             torch.testing.assert_close(got, want, **TOLERANCE)
-    with pytest.raises(ValueError, match="Give the earlier talk once"):
+    with pytest.raises(ValueError, match="Give `history_input_ids` or `history_memory`, not both"):
         model(**batch, history_memory=memory, history_input_ids=ids)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "encode", "features"),
+    [
+        ("pixel_values_videos", "encode_video", "video_tower_features"),
+        ("input_features", "encode_audio", "audio_tower_features"),
+    ],
+)
+def test_what_a_tower_made_earlier_stands_for_its_inputs(inputs, encode, features):
+    model = tiny_model()
+    batch = tiny_batch(model, MIXED_ROWS)
+    expected = logits_of(model, batch)
+    raw = batch.pop(inputs)
+    encoded = getattr(model, encode)(raw)
+    for got, want in zip(logits_of(model, {**batch, features: encoded}), expected, strict=True):
+        torch.testing.assert_close(got, want, **TOLERANCE)
+    with pytest.raises(ValueError, match=f"Give `{inputs}` or `{features}`, not both"):
+        model(**batch, **{inputs: raw, features: encoded})
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,25 @@ def test_a_prompt_is_decoded_once_for_all_its_generations(make_trainer, clips):
     assert media[0] is not media[2]
     assert ids[0] == ids[1] == ids[3]
     assert images is None
-    assert len(fields["pixel_values_videos"]) == 4
+    assert len(fields["video_tower_features"]) == 4
+
+
+@pytest.mark.parametrize(("learns", "looks"), [(False, 1), (True, 4)])
+def test_a_frozen_tower_looks_at_a_prompt_once(make_trainer, clips, learns, looks):
+    trainer = make_trainer()
+    model = trainer.model.model
+    seen = {"vision_tower": 0, "audio_tower": 0}
+
+    def count(name):
+        def hook(tower, args, kwargs, output):
+            seen[name] += len(args[0] if args else kwargs["pixel_values"])
+
+        return hook
+
+    for name in seen:
+        getattr(model, name).requires_grad_(learns).register_forward_hook(count(name), with_kwargs=True)
+    scores(trainer, [prompt_of(make_row("Hello.", [clips["joy"]])) for _ in range(4)])
+    assert seen == {"vision_tower": looks * trainer.processing_class.num_frames, "audio_tower": looks}
 
 
 @pytest.mark.parametrize(

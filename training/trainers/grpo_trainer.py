@@ -11,11 +11,12 @@ import pickle
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from trl import GRPOConfig, GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 
-VIDEO_KEYS = ("pixel_values_videos", "video_token_mask")
-AUDIO_KEYS = ("input_features", "audio_token_mask")
+VIDEO_KEYS = ("video_token_mask", "pixel_values_videos", "video_tower_features")
+AUDIO_KEYS = ("audio_token_mask", "input_features", "audio_tower_features")
 HISTORY_KEYS = ("history_input_ids", "history_attention_mask")
 
 
@@ -25,8 +26,9 @@ class MultiMoodGRPOTrainer(GRPOTrainer):
     Rows need `prompt`, the messages of `build_prompt`; their other columns reach the reward functions. The arguments
     are TRL's, with a `MultiMoodProcessor` as `processing_class`.
 
-    Each different prompt of a generation batch is read and decoded once; its generations share the tensors. The
-    placeholders of media and memory are never generated.
+    Each different prompt of a generation batch is read and decoded once, and a frozen tower looks at it once: all its
+    generations, and every pass that scores them, share the tensors. The placeholders of media and memory are never
+    generated.
 
     Raises:
         ValueError: if `args.use_vllm` is set.
@@ -63,8 +65,9 @@ class MultiMoodGRPOTrainer(GRPOTrainer):
         ids = [
             row[mask.bool()].tolist() for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
         ]
-        config = self.accelerator.unwrap_model(self.model).config
-        media = split_media(batch, config.video_token_id, config.audio_token_id)
+        model = self.accelerator.unwrap_model(self.model)
+        config = model.config
+        media = split_media(encode_once(model, batch), config.video_token_id, config.audio_token_id)
 
         places = {key: place for place, key in enumerate(unique)}
         self._media = [media[places[key]] for key in keys]
@@ -107,11 +110,32 @@ class MultiMoodGRPOTrainer(GRPOTrainer):
             self._media = None
 
 
+@torch.no_grad()
+def encode_once(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The batch with what frozen towers make of its clips, in place of frames and spectrograms.
+
+    A tower that learns, or whose parameters are sharded over processes, is left to the forward pass.
+    """
+    batch = dict(batch)
+    for tower, encode, raw, features in (
+        ("vision_tower", "encode_video", "pixel_values_videos", "video_tower_features"),
+        ("audio_tower", "encode_audio", "input_features", "audio_tower_features"),
+    ):
+        parameters = [parameter for name, parameter in model.named_parameters() if f"{tower}." in name]
+        if raw in batch and not any(
+            parameter.requires_grad or isinstance(parameter, DTensor) or hasattr(parameter, "ds_id")  # FSDP, ZeRO-3
+            for parameter in parameters
+        ):
+            batch[features] = getattr(model, encode)(batch.pop(raw).to(model.device))
+    return batch
+
+
 def split_media(batch: dict[str, torch.Tensor], video_token_id: int, audio_token_id: int) -> list[dict]:
     """The media of each row of a processor's batch, apart; `join_media` puts any of them together again.
 
     Args:
-        batch: Output of `MultiMoodProcessor` with `input_ids` (B, L); see `docs/architecture.md` for the keys.
+        batch: Output of `MultiMoodProcessor` or `encode_once`, with `input_ids` (B, L); see `docs/architecture.md` for
+            the keys.
         video_token_id: Placeholder of video in `input_ids`.
         audio_token_id: Placeholder of audio in `input_ids`.
 
@@ -124,9 +148,9 @@ def split_media(batch: dict[str, torch.Tensor], video_token_id: int, audio_token
             continue
         # Media come in order of appearance, so those of a row end where the row's placeholders do.
         row_ends = (batch["input_ids"] == token_id).sum(1).cumsum(0)  # (B,)
-        media_ends = batch[keys[1]].sum(1).cumsum(0)  # (N,)
+        media_ends = batch[keys[0]].sum(1).cumsum(0)  # (N,)
         counts = torch.searchsorted(row_ends, media_ends).bincount(minlength=len(rows)).tolist()
-        for key in keys:
+        for key in batch.keys() & set(keys):
             for row, value in zip(rows, batch[key].split(counts), strict=True):
                 row[key] = value
     for key in HISTORY_KEYS:

@@ -42,12 +42,6 @@ HELD_OUT = 102 / 1019  # share of the dialogues in the official validation split
 MATCHED = 0.8  # least share of a dialogue's utterances that begin with the words of the other; strangers reach 0.07
 
 TIME_CODE = re.compile(r"(\d{1,2}):([0-5]\d):([0-5]\d)[,.](\d{3})")
-EPISODE_FILES = frozenset(".avi .m2ts .m4v .mkv .mov .mp4 .mpg .ts .webm".split())
-EPISODE_NAMES = (
-    re.compile(r"s(\d{1,2})[ ._-]*e(\d{1,2})(?!\d)", re.IGNORECASE),
-    re.compile(r"(?<!\d)(\d{1,2})x(\d{2})(?!\d)"),
-    re.compile(r"season[ ._-]*(\d{1,2}).*?episode[ ._-]*(\d{1,2})(?!\d)", re.IGNORECASE),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,57 +353,3 @@ def _neighbours(members: np.ndarray, free: np.ndarray) -> np.ndarray:
     for choice, move in zip(choices, moves, strict=True):
         choice[list(move)] ^= True
     return choices
-
-
-# ---------------------------------------------------------------------------------------------------- media
-
-
-def find_episodes(folder: str | Path) -> dict[str, Path]:
-    """The episodes in a folder and its subfolders: "S01E02" → file.
-
-    Season and episode are read from the name: "S01E02", "1x02" or "Season 1/Episode 2".
-
-    Raises:
-        CorpusError: two files of one episode, or a link that leads out of the folder.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CorpusError(folder, "there is no such folder of episodes", "missing file")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in EPISODE_FILES or not path.is_file():
-            continue
-        name = path.relative_to(folder).as_posix()
-        match = next(filter(None, (pattern.search(name) for pattern in EPISODE_NAMES)), None)
-        if match is None:
-            continue
-        key = f"S{int(match[1]):02d}E{int(match[2]):02d}"
-        if key in found:
-            raise CorpusError(path, f"is {key}, as is {found[key]}; keep one of them", "duplicate id")
-        found[key] = Path(clip_inside(folder, name, str(path)))
-    return found
-
-
-def read_offsets(path: str | Path) -> dict[str, float]:
-    """Seconds to be added to the time codes of an episode: a CSV file with the columns `episode` (as "S01E02") and `offset`.
-
-    Raises:
-        CorpusError: with file and line.
-    """
-    offsets: dict[str, float] = {}
-    for place, cells in read_table(Path(path), ("episode", "offset")):
-        if isinstance(cells, CorpusError):
-            raise cells
-        match = EPISODE_NAMES[0].fullmatch(cells["episode"].strip())
-        if match is None:
-            raise CorpusError(place, f"episode is {cells['episode']!r}; write it as S01E02", "episode")
-        key = f"S{int(match[1]):02d}E{int(match[2]):02d}"
-        if key in offsets:
-            raise CorpusError(place, f"{key} has an offset already; keep one", "duplicate id")
-        try:
-            offsets[key] = float(cells["offset"])
-        except ValueError as error:
-            raise CorpusError(place, f"offset is {cells['offset']!r}; give seconds, such as -1.5", "number") from error
-        if not np.isfinite(offsets[key]):
-            raise CorpusError(place, f"offset is {cells['offset']!r}; give seconds, such as -1.5", "number")
-    return offsets

@@ -10,9 +10,9 @@ from multimood.modeling_multimood.configuration_beats import BeatsConfig
 from multimood.modeling_multimood.configuration_multimood import MultiMoodConfig
 from multimood.modeling_multimood.modeling_multimood import MultiMoodForConditionalGeneration
 
-_SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 _CONVOLUTIONS = {"conv_dim": (16, 16, 16), "conv_kernel": (10, 4, 4), "conv_stride": (5, 4, 4)}
-_SPEECH = {**_SIZES, **_CONVOLUTIONS, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+_SPEECH = {**SIZES, **_CONVOLUTIONS, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
 _DECODER = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -28,12 +28,12 @@ _DECODER = {
 }
 
 VISION = {
-    "siglip": lambda: transformers.SiglipVisionConfig(image_size=32, patch_size=8, **_SIZES),
-    "siglip2": lambda: transformers.Siglip2VisionConfig(num_patches=16, patch_size=8, **_SIZES),
-    "clip": lambda: transformers.CLIPVisionConfig(image_size=32, patch_size=8, **_SIZES),
-    "dinov2": lambda: transformers.Dinov2Config(image_size=32, patch_size=8, mlp_ratio=2, **_SIZES),
+    "siglip": lambda: transformers.SiglipVisionConfig(image_size=32, patch_size=8, **SIZES),
+    "siglip2": lambda: transformers.Siglip2VisionConfig(num_patches=16, patch_size=8, **SIZES),
+    "clip": lambda: transformers.CLIPVisionConfig(image_size=32, patch_size=8, **SIZES),
+    "dinov2": lambda: transformers.Dinov2Config(image_size=32, patch_size=8, mlp_ratio=2, **SIZES),
     "dinov2_with_registers": lambda: transformers.Dinov2WithRegistersConfig(
-        image_size=32, patch_size=8, mlp_ratio=2, **_SIZES
+        image_size=32, patch_size=8, mlp_ratio=2, **SIZES
     ),
 }
 AUDIO = {
@@ -57,14 +57,14 @@ AUDIO = {
     "hubert": lambda: transformers.HubertConfig(**_SPEECH),
     "wavlm": lambda: transformers.WavLMConfig(**_SPEECH),
     "ast": lambda: transformers.ASTConfig(
-        patch_size=4, frequency_stride=4, time_stride=4, max_length=32, num_mel_bins=16, **_SIZES
+        patch_size=4, frequency_stride=4, time_stride=4, max_length=32, num_mel_bins=16, **SIZES
     ),
     "beats": lambda: BeatsConfig(
         patch_embed_dim=16,
         num_mel_bins=32,
         num_conv_pos_embeddings=16,
         num_conv_pos_embedding_groups=4,
-        **_SIZES,
+        **SIZES,
     ),
 }
 # One sound as the tower takes it, and the vectors it makes of it.

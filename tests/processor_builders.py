@@ -1,5 +1,6 @@
 """Tiny processors for tests, made from nothing."""
 
+import model_builders
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -33,68 +34,48 @@ def tiny_tokenizer(vocab_size: int = 600) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|endoftext|>")
 
 
-_SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 _SQUARE = {"height": 32, "width": 32}
-_CONVOLUTIONS = {"conv_dim": (16, 16, 16), "conv_kernel": (10, 8, 4), "conv_stride": (5, 8, 4)}
 VISION = {
     "siglip": lambda: (
         transformers.SiglipImageProcessorPil(size=_SQUARE),
-        transformers.SiglipVisionConfig(image_size=32, patch_size=8, **_SIZES),
+        model_builders.VISION["siglip"](),
     ),
     "siglip2": lambda: (
         transformers.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16),
-        transformers.Siglip2VisionConfig(num_patches=16, patch_size=8, **_SIZES),
+        model_builders.VISION["siglip2"](),
     ),
     "clip": lambda: (
         transformers.CLIPImageProcessorPil(size={"shortest_edge": 36}, crop_size=_SQUARE),
-        transformers.CLIPVisionConfig(image_size=32, patch_size=8, **_SIZES),
+        model_builders.VISION["clip"](),
     ),
     "dinov2": lambda: (
         transformers.BitImageProcessorPil(size={"shortest_edge": 36}, crop_size=_SQUARE),
-        transformers.Dinov2Config(
-            image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2
-        ),
+        model_builders.VISION["dinov2"](),
     ),
 }
+# Towers whose window is that of real ones, 1 s, where model_builders' is as short as can be.
+_LONG = {"conv_kernel": (10, 8, 4), "conv_stride": (5, 8, 4)}
 AUDIO = {
     "whisper": lambda: (
         transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=1),
-        transformers.WhisperConfig(
-            d_model=32,
-            encoder_layers=2,
-            encoder_attention_heads=2,
-            encoder_ffn_dim=64,
-            decoder_layers=1,
-            decoder_attention_heads=2,
-            decoder_ffn_dim=64,
-            num_mel_bins=16,
-            max_source_positions=50,
-            vocab_size=64,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-            decoder_start_token_id=1,
-        ),
+        model_builders.AUDIO["whisper"](),
     ),
-    "wav2vec2": lambda: (
-        transformers.Wav2Vec2FeatureExtractor(),
-        transformers.Wav2Vec2Config(**_SIZES, **_CONVOLUTIONS, num_conv_pos_embeddings=16),
-    ),
-    "hubert": lambda: (
-        transformers.Wav2Vec2FeatureExtractor(),
-        transformers.HubertConfig(**_SIZES, **_CONVOLUTIONS, num_conv_pos_embeddings=16),
-    ),
-    "wavlm": lambda: (
-        transformers.Wav2Vec2FeatureExtractor(),
-        transformers.WavLMConfig(**_SIZES, **_CONVOLUTIONS, num_conv_pos_embeddings=16),
-    ),
+    **{
+        kind: lambda kind=kind: (
+            transformers.Wav2Vec2FeatureExtractor(),
+            type(config := model_builders.AUDIO[kind]()).from_dict({**config.to_dict(), **_LONG}),
+        )
+        for kind in ("wav2vec2", "hubert", "wavlm")
+    },
     "ast": lambda: (
         transformers.ASTFeatureExtractor(num_mel_bins=32, max_length=100),
-        transformers.ASTConfig(num_mel_bins=32, max_length=100, **_SIZES),
+        transformers.ASTConfig(num_mel_bins=32, max_length=100, **model_builders.SIZES),
     ),
     "beats": lambda: (
         BeatsFeatureExtractor(chunk_length=1),
-        BeatsConfig(num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, patch_embed_dim=16, **_SIZES),
+        BeatsConfig(
+            num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, patch_embed_dim=16, **model_builders.SIZES
+        ),
     ),
 }
 _WINDOW = {"whisper": None, "ast": None}  # fixed by the tower

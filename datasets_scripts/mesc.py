@@ -182,6 +182,11 @@ def read_dialogues(root: str | Path, *, skip_bad: SkipReport | None = None) -> l
             if gap := set(range(numbers[-1] + 1)) - of.keys():
                 problem = f"dialogue {dialogue_id} lacks utterance {min(gap)}; take the whole file"
                 raise CorpusError(of[numbers[0]].place, problem, "missing utterance")
+            if len(keys := sorted({utterance.episode_key for utterance in of.values()})) > 1:
+                problem = (
+                    f"dialogue {dialogue_id} is in {' and '.join(keys)}; give each episode's dialogues their own ids"
+                )
+                raise CorpusError(of[numbers[0]].place, problem, "episode")
             dialogues.append(MescDialogue(dialogue_id, [of[number] for number in numbers]))
     left_out = len(dialogues) < len(utterances.keys() | damaged)
     for split, name in OFFICIAL_FILES.items():

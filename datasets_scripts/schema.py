@@ -54,12 +54,17 @@ def _check_label(value: str | None, allowed: tuple[str, ...], field: str) -> Non
 
 def validate_row(row: Row) -> Row:
     """Returns `row` unchanged where it follows the schema; raises [`RowError`] where it does not."""
+    _check(isinstance(row, dict), f"{str(row)[:40]!r} is no row; give an object with the fields of the schema")
     names = [name for name in Row.__annotations__ if name in Row.__required_keys__]
     missing, extra = set(names) - row.keys(), row.keys() - Row.__annotations__.keys()
     _check(not missing, f"row lacks {', '.join(sorted(missing))}; every row has {', '.join(names)}")
     _check(not extra, f"row has unknown fields {', '.join(sorted(extra))}; every row has {', '.join(names)}")
+    for name, kind, mend in (("utterance", str, "a string"), ("videos", list, "a list"), ("history", list, "a list")):
+        _check(isinstance(row[name], kind), f"{name} is {row[name]!r}; give {mend}")
+    _check(all(isinstance(clip, str) for clip in row["videos"]), f"videos is {row['videos']!r}; give a list of paths")
     _check(bool(row["utterance"].strip() or row["videos"]), "row has neither words nor clips; give one of them")
     for i, utterance in enumerate(row["history"]):
+        _check(isinstance(utterance, dict), f"history[{i}] is {utterance!r}; give speaker and text")
         speaker = utterance.get("speaker")
         _check(speaker in SPEAKERS, f"history[{i}].speaker is {speaker!r}; use one of {', '.join(SPEAKERS)}")
         _check(

@@ -155,6 +155,14 @@ def test_a_lost_line_is_noticed(tmp_path):
         read_dialogues(tmp_path)
 
 
+def test_a_dialogue_is_in_one_episode(tmp_path):
+    cells = mesc_rows(2)
+    cells[9]["Episode"] = "7"
+    write_mesc(tmp_path, cells)
+    with pytest.raises(CorpusError, match="line 9: dialogue 1 is in S02E01 and S02E07"):
+        read_dialogues(tmp_path)
+
+
 def test_a_line_with_too_few_cells_is_named(tmp_path):
     table = write_mesc(tmp_path, mesc_rows(3)) / "MESC.csv"
     lines = table.read_text().splitlines()

@@ -41,6 +41,11 @@ def test_a_label_that_is_neither_the_models_nor_the_corpuss_is_named():
         ({"strategy": "Open Question"}, "strategy is 'Open Question'"),
         ({"history": [{"speaker": "nurse", "text": "x"}]}, r"history\[0\].speaker is 'nurse'; use one of client"),
         ({"history": [{"speaker": "client", "text": None}]}, r"history\[0\].text is None"),
+        ({"history": ["Hello."]}, r"history\[0\] is 'Hello.'; give speaker and text"),
+        ({"history": None}, "history is None; give a list"),
+        ({"videos": "a.mp4"}, "videos is 'a.mp4'; give a list"),
+        ({"videos": [None]}, r"videos is \[None\]; give a list of paths"),
+        ({"utterance": None}, "utterance is None; give a string"),
         ({"utterance": " "}, "neither words nor clips"),
         ({"mood": "good"}, "unknown fields mood"),
     ],
@@ -68,7 +73,12 @@ def test_written_rows_read_back_with_their_clips(tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("{", "line 2: Expecting"), ('{"turn_id": 1}', "line 2: row lacks"), (None, "line 2: clip .* does not exist")],
+    [
+        ("{", "line 2: Expecting"),
+        ("[1]", r"line 2: '\[1\]' is no row"),
+        ('{"turn_id": 1}', "line 2: row lacks"),
+        (None, "line 2: clip .* does not exist"),
+    ],
 )
 def test_a_bad_line_is_named_with_its_file(tmp_path, line, message):
     path = write_rows([row(), row(videos=["gone.mp4"])], tmp_path / "rows.jsonl")

@@ -1,13 +1,18 @@
-"""Stage 1: the conversation compressor learns to put an utterance into one vector that a frozen LLM can read back.
+"""Stage 1: the conversation compressor learns to put what was said into vectors that a frozen LLM can read back.
 
-The compressor reads a run of utterances and gives one vector for each; from the vector of one of them alone the frozen
-LLM must repeat its words. Only the compressor and its projection learn. Stage "utterance" reads single utterances, stage
-"dialogue" long runs, so that a vector holds its own utterance, whatever was said before.
+The compressor reads a run of utterances and gives one vector for each; an utterance of more than `slot_words` words is
+cut into several, with a vector each. From one vector alone the frozen LLM must repeat its words. Only the compressor and
+its projection learn. Stage "utterance" reads single utterances; stage "dialogue" reads long runs, so that a vector holds
+its own utterance, whatever was said before, and can add the loss of the therapist's next answer, given the run's memory.
 
     accelerate launch training/pretrain_compressor.py --model outputs/tiny/backbones \
         --train_file outputs/tiny/corpus/mixed.jsonl --output_dir outputs/tiny/compressor
 
-Source: MultiMood (arXiv 2511.10011), after the in-context autoencoder (arXiv 2307.06945).
+A run that was stopped goes on from its last checkpoint when it is started again: each sample is a function of the seed
+and its number alone.
+
+Source: MultiMood (arXiv 2511.10011), after the in-context autoencoder (arXiv 2307.06945), whose continuation loss it
+takes too.
 """
 
 import random
@@ -20,12 +25,16 @@ from transformers import Trainer, TrainingArguments, set_seed
 from trl import TrlParser
 
 from multimood import MultiMoodForConditionalGeneration, MultiMoodProcessor
+from multimood.datasets_scripts.memory_slots import (
+    continue_prompt,
+    cut_utterances,
+    longest_conversations,
+    repeat_prompt,
+    transcript,
+)
 from multimood.datasets_scripts.schema import read_rows
-from multimood.processors.turn import render_utterance
 from multimood.training.trainers.checkpoints import last_checkpoint
 from multimood.training.trainers.collator import MultiMoodCollator
-
-REPEAT = "Repeat what was said."
 
 
 @dataclass
@@ -33,94 +42,149 @@ class CompressorArguments:
     """What to pretrain, on what."""
 
     model: str = field(metadata={"help": "Folder or Hub id of the model whose compressor learns."})
-    train_file: str = field(metadata={"help": "Rows (JSON lines) whose histories are compressed."})
+    train_file: str = field(metadata={"help": "Rows (JSON lines) whose dialogues are compressed."})
     utterance_steps: int = field(default=300, metadata={"help": "Steps on single utterances."})
     dialogue_steps: int = field(default=100, metadata={"help": "Steps on runs of utterances."})
-    run_length: int = field(default=24, metadata={"help": 'Most utterances in a run of stage "dialogue".'})
-    samples: int = field(default=6, metadata={"help": "Utterances of a run that are repeated, each by itself."})
+    run_length: int = field(default=24, metadata={"help": 'Most slots in a run of stage "dialogue".'})
+    samples: int = field(default=6, metadata={"help": "Slots of a run that are repeated, each by itself."})
+    slot_words: list[int] = field(
+        default_factory=list,
+        metadata={
+            "help": "Most words of a slot, one of these by chance for each run; a longer utterance takes several "
+            "slots. By default an utterance takes one."
+        },
+    )
+    swap: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of words that are swapped for any other of the corpus, so that rare ones (names, numbers) "
+            "are learned as often as common ones, and copied instead of guessed."
+        },
+    )
+    continuation: float = field(
+        default=0.0,
+        metadata={"help": 'Share of the runs of stage "dialogue" after which the next answer is asked for, too.'},
+    )
 
 
-class UtteranceRuns(Dataset):
-    """Runs of consecutive utterances of the rows' histories: item `i` → `[{"speaker", "text"}, …]`."""
+class MemoryTasks(Dataset):
+    """Item `i` → `{"run": utterances to compress, "asks": [{"slots": (first, end), "prompt", "target"}, …]}`.
 
-    def __init__(self, rows: list[dict], length: int, seed: int):
-        rng = random.Random(seed)
-        self.runs = []
-        for row in rows:
-            history = [{"speaker": u["speaker"], "text": u["text"]} for u in row["history"]]
-            starts = range(0, max(len(history) - length, 0) + 1, length)
-            self.runs += [history[start : start + length] for start in starts]
-        rng.shuffle(self.runs)
-
-    def __len__(self) -> int:
-        return len(self.runs)
-
-    def __getitem__(self, index: int) -> list[dict]:
-        return self.runs[index]
-
-
-def repeat_prompt(run: list[dict]) -> list[dict]:
-    """Chat messages that ask for a run's words, given only as memory."""
-    return [{"role": "user", "content": [{"type": "history", "history": run}, {"type": "text", "text": REPEAT}]}]
-
-
-def transcript(run: list[dict]) -> str:
-    """The run's words, one utterance a line: what has to be read back."""
-    return "\n".join(map(render_utterance, run))
-
-
-class RepeatCollator:
-    """Runs → a batch whose rows each repeat one utterance.
-
-    To the keys of [`MultiMoodCollator`] it adds `slots` (B,): which of all the runs' vectors, one after the other, each
-    row is given; `history_input_ids` (runs, L) hold the whole runs.
+    Args:
+        conversations: whole dialogues.
+        size: how many items there are; each is drawn anew, from `seed` and its number.
+        length: most slots in a run.
+        seed: of the draws.
+        script: the other settings.
     """
 
-    def __init__(self, processor: MultiMoodProcessor, samples: int, seed: int):
-        self.processor, self.samples, self.rng = processor, samples, random.Random(seed)
-        self.collate = MultiMoodCollator(processor, repeat_prompt, transcript)
+    def __init__(
+        self, conversations: list[list[dict]], size: int, length: int, seed: int, script: CompressorArguments
+    ):
+        self.conversations, self.size, self.length, self.seed, self.script = conversations, size, length, seed, script
+        self.words = sorted({word for said in conversations for one in said for word in one["text"].split()})
 
-    def __call__(self, runs: list[list[dict]]) -> dict[str, torch.Tensor]:
-        rows, slots, start = [], [], 0
-        for run in runs:
-            for place in self.rng.sample(range(len(run)), min(self.samples, len(run))):
-                rows.append([run[place]])
-                slots.append(start + place)
-            start += len(run)
-        return {**self.collate(rows), **self.processor.encode_history(runs), "slots": torch.tensor(slots)}
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict:
+        rng = random.Random(f"{self.seed}/{index}")
+        said = rng.choice(self.conversations)
+        # The turns before a client's turn can be continued; any turns can be repeated.
+        answers = [i for i in range(2, len(said)) if said[i]["speaker"] == "therapist" != said[i - 1]["speaker"]]
+        if goes_on := bool(self.length > 1 and answers and rng.random() < self.script.continuation):
+            answer = rng.choice(answers)
+            pieces = self._pieces(said[: answer - 1], rng)[-self.length :]
+        else:
+            pieces = self._pieces(said, rng)
+            start = rng.randrange(max(len(pieces) - self.length, 0) + 1)
+            pieces = pieces[start : start + self.length]
+        places = rng.sample(range(len(pieces)), min(self.script.samples, len(pieces)))
+        asks = [
+            {
+                "slots": (place, place + 1),
+                "prompt": repeat_prompt([pieces[place]]),
+                "target": transcript([pieces[place]]),
+            }
+            for place in places
+        ]
+        if goes_on:
+            prompt = continue_prompt(pieces, said[answer - 1]["text"])
+            asks.append({"slots": (0, len(pieces)), "prompt": prompt, "target": said[answer]["text"]})
+        return {"run": pieces, "asks": asks}
+
+    def _pieces(self, said: list[dict], rng: random.Random) -> list[dict]:
+        if self.script.slot_words:
+            said = cut_utterances(said, rng.choice(self.script.slot_words))
+        if not self.script.swap:
+            return said
+        # Some pieces are left as they are, others are hardly language any more.
+        return [{**piece, "text": self._swapped(piece["text"], rng)} for piece in said]
+
+    def _swapped(self, text: str, rng: random.Random) -> str:
+        share = rng.random() * 2 * self.script.swap
+        return " ".join(rng.choice(self.words) if rng.random() < share else word for word in text.split())
+
+
+class MemoryCollator:
+    """Items of [`MemoryTasks`] → a batch with a row for each thing asked.
+
+    To the keys of [`MultiMoodCollator`] it adds `slots` (B, 2): of all the runs' vectors, one after the other, the first
+    that a row is given and the one after its last; `history_input_ids` (runs, L) hold the whole runs.
+    """
+
+    def __init__(self, processor: MultiMoodProcessor):
+        self.processor = processor
+        self.collate = MultiMoodCollator(processor, lambda ask: ask["prompt"], lambda ask: ask["target"])
+
+    def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
+        asks, slots, start = [], [], 0
+        for item in items:
+            asks += item["asks"]
+            slots += [[start + first, start + end] for first, end in (ask["slots"] for ask in item["asks"])]
+            start += len(item["run"])
+        runs = self.processor.encode_history([item["run"] for item in items])
+        return {**self.collate(asks), **runs, "slots": torch.tensor(slots)}
 
 
 class CompressorTrainer(Trainer):
-    """transformers' trainer, with each row reading one vector of a longer run."""
+    """transformers' trainer, with each row reading some vectors of a longer run."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         bare = self.accelerator.unwrap_model(model)
         ids, mask, slots = (inputs.pop(key) for key in ("history_input_ids", "history_attention_mask", "slots"))
         vectors = torch.cat(bare.get_history_features(ids, mask))  # (utterances of all runs, hidden)
-        outputs = model(**inputs, history_memory=[vectors[slot : slot + 1] for slot in slots.tolist()])
+        memory = [vectors[first:end] for first, end in slots.tolist()]
+        outputs = model(**inputs, history_memory=memory, num_items_in_batch=num_items_in_batch)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
 
 def main() -> None:
     script, args = TrlParser((CompressorArguments, TrainingArguments)).parse_args_and_config()
+    if min(script.slot_words, default=1) < 1:
+        raise SystemExit(f"--slot_words is {script.slot_words}; a slot holds at least 1 word")
     set_seed(args.seed)
     args.remove_unused_columns = False
     processor = MultiMoodProcessor.from_pretrained(script.model)
     model = MultiMoodForConditionalGeneration.from_pretrained(script.model)
     model.freeze("vision", "connector", "audio", "audio_projector", "language_model")
-    rows = list(read_rows(script.train_file))
-    collator = RepeatCollator(processor, script.samples, args.seed)
+    conversations = longest_conversations(list(read_rows(script.train_file)))
+    if not conversations:
+        raise SystemExit(f"{script.train_file} has no rows to learn from")
     output_dir = Path(args.output_dir)
     rows_a_step = args.per_device_train_batch_size * script.samples
     for stage, length, steps, runs_a_step in (
         ("utterance", 1, script.utterance_steps, rows_a_step),
         ("dialogue", script.run_length, script.dialogue_steps, args.per_device_train_batch_size),
     ):
-        runs = UtteranceRuns(rows, length, args.seed)
-        print(f"stage {stage}: {steps} steps on {len(runs)} runs of at most {length} utterances")
         args.output_dir, args.max_steps = str(output_dir / stage), steps
         args.per_device_train_batch_size = runs_a_step
-        trainer = CompressorTrainer(model=model, args=args, train_dataset=runs, data_collator=collator)
+        size = steps * runs_a_step * args.gradient_accumulation_steps * args.world_size
+        tasks = MemoryTasks(conversations, size, length, args.seed, script)
+        print(f"stage {stage}: {steps} steps on runs of at most {length} of {len(conversations)} dialogues")
+        trainer = CompressorTrainer(
+            model=model, args=args, train_dataset=tasks, data_collator=MemoryCollator(processor)
+        )
         trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)

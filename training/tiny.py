@@ -35,10 +35,10 @@ from transformers import (
 )
 
 from multimood import MultiMoodForConditionalGeneration, MultiMoodProcessor
+from multimood.datasets_scripts.memory_slots import REPEAT, repeat_prompt, transcript
 from multimood.datasets_scripts.schema import Row, write_rows
 from multimood.datasets_scripts.synthetic import generate_rows, told_facts
 from multimood.processors.turn import SYSTEM_PROMPT, build_prompt
-from multimood.training.pretrain_compressor import REPEAT, repeat_prompt, transcript
 from multimood.training.sft import turn_target
 from multimood.training.trainers.collator import MultiMoodCollator
 

@@ -1,0 +1,38 @@
+"""Memory without a compressor: an utterance as the mean of its word vectors."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+def pooled_words(embeddings: nn.Module, token_ids: Sequence[Sequence[int]], decay: float = 1.0) -> torch.Tensor:
+    """
+    One vector for each sequence of tokens: the mean of their embeddings, scaled to the length of a single embedding
+    (of independent ones; a plain mean shrinks with their number).
+
+    Args:
+        embeddings (`nn.Module`): of the language model.
+        token_ids (sequences of `int`): none of them empty.
+        decay (`float`, *optional*, defaults to 1.0): weight of a token over that of the one before it; below 1 the
+            sum tells what came first.
+
+    Returns:
+        `torch.Tensor` of shape `(sequences, hidden_size)`.
+
+    Raises:
+        ValueError: if a sequence is empty.
+    """
+    lengths = [len(ids) for ids in token_ids]
+    if 0 in lengths:
+        raise ValueError(f"Sequence {lengths.index(0)} has no tokens, so there is nothing to pool.")
+    device = embeddings.weight.device
+    vectors = embeddings(torch.tensor([token for ids in token_ids for token in ids], device=device))  # (tokens, D)
+    weights = torch.cat([decay ** torch.arange(length, device=device) for length in lengths]).to(vectors)
+    slots = torch.arange(len(lengths), device=device).repeat_interleave(torch.tensor(lengths, device=device))
+    sums = vectors.new_zeros(len(lengths), vectors.shape[1]).index_add(0, slots, vectors * weights[:, None])
+    norms = weights.new_zeros(len(lengths)).index_add(0, slots, weights.square()).sqrt()
+    return sums / norms[:, None]
+
+
+__all__ = ["pooled_words"]

@@ -161,7 +161,7 @@ class CrisisPolicy:
 
 
 class ReplyComposer:
-    """One reply in the making. What [`feed`] and [`finish`] give, joined, is what may be shown, and the reply's text.
+    """One reply in the making. What [`feed`] returns and the `rest` after [`finish`], joined, is what may be shown.
 
     With no risk the sentences of the draft are given as soon as they are complete and checked. With risk the draft is
     held back until it is whole.
@@ -181,6 +181,7 @@ class ReplyComposer:
         self._rest = ""
         self._text = "" if self._held else "".join(f"{notice}\n\n" for notice in self._notices())
         self._shown = 0  # characters of the text that were returned
+        self.rest = ""
 
     def feed(self, piece: str) -> str:
         """Takes a piece of the draft; returns what can be shown by now, often nothing."""
@@ -190,14 +191,15 @@ class ReplyComposer:
         return shown
 
     def finish(self) -> CheckedReply:
-        """The reply. What was not yet returned by [`feed`] is the end of its text."""
+        """The reply; what [`feed`] has not returned of its text is then in `rest`."""
         sentences, self._rest = split_sentences(self._rest)
         self._take(sentences)
         if self._held:
             self._text = self._composed()
         elif not self._kept:
             self._text += self._policy.phrases.vary("stand_in", self._state.replies)
-        self._text = self._text.strip()
+        self._text = self._text.rstrip()
+        self.rest = self._text[self._shown :]
         if self._referral:
             level = self._risk.level.name.lower()
             self._policy.referrals[level] += 1

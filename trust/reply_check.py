@@ -15,14 +15,16 @@ import yaml
 CONTACT_RULE = "names_an_unknown_contact"
 LANGUAGE_RULE = "is_in_another_language"
 
-_END = re.compile(r"(?<!\bdr)(?<!\bmr)(?<!\bms)(?<!\bmrs)(?<!\be\.g)(?<!\bi\.e)[.!?…]+[\"')\]*_”’]*\s+|\n\s*", re.I)
+_END = re.compile(
+    r"(?<!\bdr)(?<!\bmr)(?<!\bms)(?<!\bmrs)(?<!\be\.g)(?<!\bi\.e)[.!?…]+[\"')\]*_”’]*\s+|[。！？]+\s*|\n\s*", re.I
+)
 _QUOTES = str.maketrans("’‘´`ʼ“”„—–―…", "'''''\"\"\"---.")
 _MARKUP = re.compile(r"[*~#>|\\\[\]]+")
 _LIST_MARK = re.compile(r"^(-|\+|\d{1,2}[.)])\s+")
 _ADDRESS = re.compile(
     r"(?:https?://|www\.)[^\s)]+|\b[\w.+-]+@[\w-]+\.\w+|\b[a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,}\b(?:/\S*)?"
 )
-_DIGITS = re.compile(r"\+?\d(?:[\s().-]{0,2}\d){2,}")
+_DIGITS = re.compile(r"(?<![$€£\d,.])\+?\d(?:[\s().-]{0,2}\d){2,}")
 _SPELLED = re.compile(
     r"\b(?:(?:zero|oh|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen"
     r"|twenty|thirty|forty|fifty|hundred|thousand|double|triple)[\s-]+){2,}"
@@ -94,7 +96,8 @@ class ReplyRules:
         """Whether a sentence that breaks no rule has a form that is known to support, and nothing beside it."""
         text = plain(sentence)
         return (
-            text.isascii()
+            text.endswith((".", "!"))  # a draft that was cut off ends otherwise
+            and text.isascii()
             and len(text) <= self.kept_characters
             and not re.search(r"[?\d/<>{}=:;()\"]", text)
             and self._without.search(text) is None

@@ -43,6 +43,10 @@ class RiskState:
         calm_turns (`int`): the client's utterances since the last sign.
         utterances (`int`): utterances assessed so far, of both speakers.
         evidence (`tuple[Evidence, ...]`): every sign there has been, in order.
+        context (`tuple[Evidence, ...]`): what was said of late that is no sign by itself but counts beside others:
+            distress, questions about means, what the therapist asked, statements of safety.
+        unassessed (`int`): the client's utterances in a language or script that the lexicon is not for. Where it is
+            not 0, `RiskLevel.NONE` does not mean that there was no sign.
     """
 
     level: RiskLevel = RiskLevel.NONE
@@ -50,6 +54,8 @@ class RiskState:
     calm_turns: int = 0
     utterances: int = 0
     evidence: tuple[Evidence, ...] = ()
+    context: tuple[Evidence, ...] = ()
+    unassessed: int = 0
 
     def to_dict(self) -> dict:
         """The state as plain JSON types."""
@@ -58,6 +64,9 @@ class RiskState:
     @classmethod
     def from_dict(cls, state: dict) -> "RiskState":
         """The state that [`to_dict`] gave."""
-        evidence = tuple(Evidence(**{**sign, "level": RiskLevel(sign["level"])}) for sign in state["evidence"])
         levels = {name: RiskLevel(state[name]) for name in ("level", "peak")}
-        return cls(**{**state, **levels, "evidence": evidence})
+        signs = {
+            name: tuple(Evidence(**{**sign, "level": RiskLevel(sign["level"])}) for sign in state.get(name, ()))
+            for name in ("evidence", "context")
+        }
+        return cls(**{**state, **levels, **signs})

@@ -1,0 +1,313 @@
+"""Signs of suicide or self-harm risk in a conversation, read outside the neural network.
+
+What is said is brought to plain words (`text_normalization.py`) and read with a lexicon (`risk_lexicon.py`); an encoder's
+neighbours and a judge may add signs and take none away. The measures are in `evaluation/run_risk.py`. It is a screen, not
+a diagnosis: it misses people, and no level means that somebody is safe.
+
+How the level moves
+- It rises to the level of any new sign at once. `peak` and `evidence` keep what there was for good.
+- A retraction ("I was joking") changes nothing.
+- From `HIGH` or `IMMINENT` it falls one step after `CALM_TURNS` client utterances in a row without a sign, and only if the
+  client said within that time that they are safe or will not act. One denial is not enough, nor is silence on the topic:
+  denied or withdrawn thoughts go before many suicides (Berman 2018, Busch et al. 2003), so safety is asked for again
+  and again rather than taken as settled.
+- It never falls below `LOW` once it was `HIGH`, for the rest of the conversation: the Columbia scale counts
+  the past month's thoughts and the past three months' acts as current.
+- From a `LOW` that was never higher it falls to `NONE` after twice `CALM_TURNS`.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .risk_lexicon import STEM, RiskLexicon, Sign
+from .risk_state import Evidence, RiskLevel, RiskState
+from .text_normalization import SENTENCE_END, NormalizedText
+
+CALM_TURNS = 6
+CONTEXT_UTTERANCES = 20  # how long distress, questions about means and statements of safety count
+CONTEXT_CHARACTERS = 240  # how far a sign's sentences are read for what stands around it
+
+NOTHING_KNOWN = RiskState()
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A sign in a text, by its place in `NormalizedText.text`, after its context was read."""
+
+    sign: Sign
+    start: int
+    end: int
+    level: RiskLevel | None
+    denial: bool
+    category: str
+
+
+class RiskAssessor:
+    """Reads a conversation for risk, utterance by utterance.
+
+    Args:
+        lexicon: a language that comes with the package, or the path of a lexicon file.
+        encoder: anything with `encode(list[str]) -> (n, dim)` vectors, such as a `SentenceTransformer`. Utterances near
+            the lexicon's prototypes, and nearer to them than to its harmless examples, are signs too.
+        judge: `judge(utterances, state) -> RiskLevel | int | None`, called once an `assess` with the new utterances
+            and the state that was found. It can raise the level, never lower it; `None`, an exception or anything that
+            is no level is no opinion, is logged without the words and counted in `judge_failures`.
+
+    Raises:
+        LexiconError: the lexicon cannot be used.
+    """
+
+    def __init__(
+        self,
+        lexicon: str | Path = "en",
+        *,
+        encoder: Any | None = None,
+        judge: Callable[[Sequence[dict], RiskState], RiskLevel | int | None] | None = None,
+    ):
+        self.lexicon = RiskLexicon.load(lexicon)
+        self.judge = judge
+        self.judge_failures = 0
+        self._encoder = encoder
+        self._prototype_vectors = self._unit_vectors(self.lexicon.prototypes.texts) if encoder is not None else None
+
+    def assess(self, utterances: Sequence[dict], state: RiskState = NOTHING_KNOWN) -> RiskState:
+        """The state after the utterances that followed `state`.
+
+        Args:
+            utterances: `{"speaker": "client" or "therapist", "text": str}` each, in order.
+            state: what was known before them.
+
+        Raises:
+            ValueError: an utterance has another speaker, or no text.
+        """
+        for utterance in utterances:
+            if utterance.get("speaker") not in ("client", "therapist"):
+                raise ValueError(f"speaker must be 'client' or 'therapist', not {utterance.get('speaker')!r}")
+            if not isinstance(utterance.get("text"), str):
+                raise ValueError(f"an utterance's text must be a string, not {type(utterance.get('text')).__name__}")
+        said = [utterance["text"] for utterance in utterances if utterance["speaker"] == "client"]
+        neighbours = iter(self._neighbours(said))
+        for utterance in utterances:
+            if utterance["speaker"] == "client":
+                state = self._after_client(utterance["text"], next(neighbours), state)
+            else:
+                state = self._after_therapist(utterance["text"], state)
+        return self._judged(utterances, state) if self.judge is not None and said else state
+
+    def assess_text(self, text: str) -> list[Evidence]:
+        """The signs in one client utterance by itself, by the lexicon alone."""
+        return list(self._after_client(text, None, RiskState()).evidence)
+
+    def _after_therapist(self, text: str, state: RiskState) -> RiskState:
+        """What the therapist asks is kept until the client answers."""
+        number = state.utterances
+        words = self.lexicon.normalize(text).replace(self.lexicon.second_person)
+        asked = [found.sign.level for found in self._signs(words) if found.level is not None or found.denial]
+        context = list(state.context)
+        for question in self.lexicon.questions:
+            if question.pattern.search(words.text):
+                if question.safe:
+                    context.append(Evidence(number, 0, len(text), text, "asked_safety", RiskLevel.NONE))
+                else:
+                    asked.append(question.level)
+        if asked:
+            context.append(Evidence(number, 0, len(text), text, "asked", max(asked)))
+        return replace(state, utterances=number + 1, context=tuple(context))
+
+    def _after_client(self, text: str, neighbour: tuple[str, RiskLevel] | None, state: RiskState) -> RiskState:
+        number = state.utterances
+        words = self.lexicon.normalize(text)
+
+        def evidence(start: int, end: int, category: str, level: RiskLevel) -> Evidence:
+            first, last = words.original_span(words.word_at(start), words.word_at(end - 2))
+            return Evidence(number, first, last, text[first:last], category, level)
+
+        found = list(self._signs(words))
+        signs = [evidence(f.start, f.end, f.category, f.level) for f in found if f.level and not f.sign.with_distress]
+        waiting = [evidence(f.start, f.end, f.category, f.level) for f in found if f.level and f.sign.with_distress]
+        denial = any(f.denial for f in found)
+        context = [item for item in state.context if item.utterance >= number - CONTEXT_UTTERANCES]
+        asked = [item for item in context if item.category in ("asked", "asked_safety")]
+        context = [item for item in context if item.category not in ("asked", "asked_safety")]
+
+        answer = self._answer(words)
+        for question in asked:
+            sign, denied = _answered(question, answer, bool(signs), state.level)
+            denial = denial or denied
+            if sign and words.words:
+                signs.append(evidence(2, len(words.text) - 2, *sign))
+        if neighbour is not None and not denial and words.words:
+            signs.append(evidence(2, len(words.text) - 2, *neighbour))
+
+        if match := self.lexicon.distress.search(words.text):
+            context = [item for item in context if item.category != "distress"]
+            context.append(evidence(*match.span(), "distress", RiskLevel.NONE))
+        context += waiting
+        distressed = state.level or signs or any(item.category == "distress" for item in context)
+        if distressed:
+            pending = [item for item in context if item.level]
+            signs += pending
+            context = [item for item in context if not item.level]
+
+        if signs:
+            context = [item for item in context if item.category != "safety"]
+        elif denial or self.lexicon.safety.search(words.text):
+            context.append(Evidence(number, 0, len(text), text, "safety", RiskLevel.NONE))
+        retracted = self.lexicon.retraction.search(words.text) is not None
+        unassessed = not signs and not self._in_language(words)
+        state = replace(
+            state,
+            utterances=number + 1,
+            calm_turns=0 if signs else state.calm_turns + (not retracted and not unassessed),
+            evidence=(*state.evidence, *sorted(set(signs), key=lambda sign: (sign.utterance, sign.start, sign.end))),
+            context=tuple(context),
+            unassessed=state.unassessed + unassessed,
+        )
+        return _raised(state, max(sign.level for sign in signs)) if signs else _calmed(state)
+
+    def _signs(self, words: NormalizedText) -> Iterator[_Found]:
+        """Signs by the lexicon, less idioms, each with what its context makes of it. Of overlapping ones the worst."""
+        numbers: set[int] = set()
+        for word in set(words.words):
+            numbers.update(self.lexicon.signs_by_stem.get(word[:STEM], ()))
+        matches = [
+            (sign, match.start(), match.end())
+            for sign in (self.lexicon.signs[number] for number in sorted(numbers))
+            for match in sign.pattern.finditer(words.text)
+        ]
+        if not matches:
+            return
+        harmless = [match.span() for idiom in self.lexicon.idioms for match in idiom.pattern.finditer(words.text)]
+        found = [
+            self._in_context(words, sign, start, end)
+            for sign, start, end in matches
+            if not any(start < last and first < end for first, last in harmless)
+        ]
+        found.sort(key=lambda f: (f.denial, -(f.level or 0), f.sign.with_distress, f.start - f.end))
+        kept: list[_Found] = []
+        for candidate in found:
+            if not any(candidate.start < other.end and other.start < candidate.end for other in kept):
+                kept.append(candidate)
+                yield candidate
+
+    def _in_context(self, words: NormalizedText, sign: Sign, start: int, end: int) -> _Found:
+        text = words.text
+        near = max(0, start - CONTEXT_CHARACTERS)
+        sentence = text.rfind(f" {SENTENCE_END} ", near, start)
+        before = text.rfind(f" {SENTENCE_END} ", near, max(sentence, 0)) if sentence > 0 else -1
+        sentence = near if sentence < 0 else sentence + 1
+        before = near if before < 0 else before + 1
+        after = text.find(f" {SENTENCE_END} ", end - 1, end + CONTEXT_CHARACTERS)
+        after = min(len(text), end + CONTEXT_CHARACTERS) if after < 0 else after + 3
+        clause = self._clause_start(words, sentence, start)
+        level, category = sign.level, sign.category
+        for context in self.lexicon.contexts:
+            if context.categories is not None and sign.category not in context.categories:
+                continue
+            if context.denial and not sign.negatable:
+                continue
+            hit = (
+                (context.before and context.before.search(text, clause if context.denial else sentence, start))
+                or (context.after and context.after.match(text, end, after))
+                or (context.around and context.around.search(text, before, after))
+            )
+            if not hit or (context.unless and context.unless.search(text, before, after)):
+                continue
+            if context.level is None:
+                return _Found(sign, start, end, None, context.denial, context.name)
+            if context.level < level:
+                level, category = context.level, context.name
+        return _Found(sign, start, end, level, False, category)
+
+    @staticmethod
+    def _clause_start(words: NormalizedText, sentence: int, start: int) -> int:
+        """Where the clause starts that holds the place `start` of the text."""
+        first, number = words.word_at(sentence + 2), words.word_at(start)
+        while number > first and number not in words.clause_starts:
+            number -= 1
+        return words.start_of(number)
+
+    def _answer(self, words: NormalizedText) -> str | None:
+        """ "yes", "no" or "evasive", where the utterance starts as one of these."""
+        return next((name for name, pattern in self.lexicon.answers.items() if pattern.match(words.text, 2)), None)
+
+    def _in_language(self, words: NormalizedText) -> bool:
+        """Whether enough of the words are common ones of the lexicon's language."""
+        known = [word for word in words.words if word != SENTENCE_END and not word.isdecimal()]
+        if len(known) < 2:
+            return not any(ord(letter) > 0x24F for word in known for letter in word)
+        share = sum(word in self.lexicon.common_words for word in known) / len(known)
+        return share >= 0.15 if len(known) > 5 else share > 0
+
+    def _unit_vectors(self, texts: Sequence[str]) -> list:
+        import numpy as np
+
+        vectors = np.asarray(self._encoder.encode(list(texts)), dtype=np.float32)
+        if vectors.ndim != 2 or len(vectors) != len(texts):
+            raise ValueError(f"the encoder gave an array of shape {vectors.shape} for {len(texts)} texts")
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+    def _neighbours(self, texts: Sequence[str]) -> list[tuple[str, RiskLevel] | None]:
+        """Category and level of each text's nearest prototype, where it is near enough."""
+        if self._encoder is None or not texts:
+            return [None] * len(texts)
+        prototypes = self.lexicon.prototypes
+        similarities = self._unit_vectors(texts) @ self._prototype_vectors.T  # (texts, prototypes)
+        found = []
+        for row in similarities:
+            nearest = int(row.argmax())
+            harmless = max((s for s, kind in zip(row, prototypes.kinds, strict=True) if kind is None), default=-1.0)
+            near = row[nearest] >= prototypes.threshold and row[nearest] >= harmless + prototypes.margin
+            found.append(prototypes.kinds[nearest] if near else None)
+        return found
+
+    def _judged(self, utterances: Sequence[dict], state: RiskState) -> RiskState:
+        try:
+            verdict = self.judge(utterances, state)
+            level = RiskLevel(verdict) if verdict is not None else RiskLevel.NONE
+        except Exception as error:  # whatever a judge does, what was found stands
+            self.judge_failures += 1
+            logger.warning("the risk judge failed with %s: the level stays as it was found", type(error).__name__)
+            return state
+        if level <= state.level:
+            return state
+        last = max(n for n, utterance in enumerate(utterances) if utterance["speaker"] == "client")
+        text = utterances[last]["text"]
+        sign = Evidence(state.utterances - len(utterances) + last, 0, len(text), text, "judge", level)
+        return _raised(replace(state, calm_turns=0, evidence=(*state.evidence, sign)), level)
+
+
+def _answered(
+    question: Evidence, answer: str | None, has_signs: bool, level: RiskLevel
+) -> tuple[tuple[str, RiskLevel] | None, bool]:
+    """The sign that an answer to a therapist's question is, and whether it denies risk."""
+    if question.category == "asked_safety":
+        if answer == "no":
+            return ("not_safe", max(RiskLevel.LOW, min(level, RiskLevel.HIGH))), False
+        return None, answer == "yes" and not has_signs
+    if answer == "yes":
+        return ("affirmed", question.level), False
+    if answer == "evasive":
+        return ("evaded", RiskLevel.LOW), False
+    return None, answer == "no" and not has_signs
+
+
+def _raised(state: RiskState, level: RiskLevel) -> RiskState:
+    return replace(state, level=max(state.level, level), peak=max(state.peak, level))
+
+
+def _calmed(state: RiskState) -> RiskState:
+    """The state one step lower, where it has been calm for long enough."""
+    if state.level >= RiskLevel.HIGH:
+        safe = any(item.category == "safety" for item in state.context)
+        if state.calm_turns >= CALM_TURNS and safe:
+            context = tuple(item for item in state.context if item.category != "safety")
+            return replace(state, level=RiskLevel(state.level - 1), calm_turns=0, context=context)
+    elif state.level == RiskLevel.LOW == state.peak and state.calm_turns >= 2 * CALM_TURNS:
+        return replace(state, level=RiskLevel.NONE, calm_turns=0)
+    return state

@@ -1,0 +1,283 @@
+"""The words of risk in one language: a YAML file beside this one, read and compiled.
+
+A file `risk_lexicon_<language>.yaml` has these entries; `docs/architecture.md` says how they work together.
+
+- `language`: its code.
+- `common_words`: words that tell that a text is in this language. A pattern is looked for where one of its other words is.
+- `aliases`, `emoji`, `fillers`: see [`TextNormalizer`].
+- `slots`: named lists of patterns, for use in patterns as `{name}`.
+- `signs`: `category`, `level` (none, low, high, imminent) and `patterns`; `with_distress: true` where they count only
+  beside distress in the conversation; `negatable: false` where a "not" before them takes nothing back.
+- `idioms`: patterns of harmless phrases; a sign that shares a word with one is none.
+- `contexts`: what is said around a sign. `effect` is "none" (no sign), "denied" (no sign, and a statement of safety)
+  or a level that the sign falls to; `before` are patterns that end where the sign starts, `after` those that start where
+  it ends, `around` those anywhere in its sentence or the one before; `unless` are patterns in the sentence that lift the
+  rule; `categories` are the signs it is for (default: all).
+- `distress`, `safety`, `retraction`: patterns of what the client says that is no sign.
+- `second_person`: how a therapist's "you" is read as the client's "I".
+- `questions`: `level` and `patterns` of what only a therapist asks; `safe: true` where "no" is the answer that worries.
+- `answers`: patterns, from the start of an utterance, for `yes`, `no` and `evasive`.
+- `neighbours`: `threshold`, `margin`, `prototypes` (category, level, texts) and `harmless` texts, for the encoder.
+
+Lists of words are one text, with white space between; lists of patterns one text, a pattern a line. A pattern is words
+with a space between. `a|b`: either word; `word*`: any ending, after
+four letters or more; `word?`: may be missing; `{slot}`: any of
+a slot; `~3`: up to three words of the same sentence; `^`, `$`: start and end of a sentence.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from .risk_state import RiskLevel
+from .text_normalization import MAX_WORD, TextNormalizer
+
+STEM = 4  # letters by which words and the patterns they may be part of find each other
+_WORD = rf"[^ .]{{1,{MAX_WORD}}}"
+
+
+class LexiconError(ValueError):
+    """A lexicon that cannot be used; names the file and the entry."""
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Patterns that are a sign of one kind. `anchors`: words of which every match has at least one."""
+
+    category: str
+    level: RiskLevel
+    pattern: re.Pattern
+    anchors: frozenset[str]
+    with_distress: bool = False
+    negatable: bool = True
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is said around a sign, and what that makes of it. `level` is `None` where no sign is left."""
+
+    name: str
+    level: RiskLevel | None
+    denial: bool
+    before: re.Pattern | None
+    after: re.Pattern | None
+    around: re.Pattern | None
+    unless: re.Pattern | None
+    categories: frozenset[str] | None
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a therapist asks. `safe`: "yes" is the good answer."""
+
+    level: RiskLevel
+    pattern: re.Pattern
+    safe: bool
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """Examples for an encoder: one category and level a text; `None` for a harmless one."""
+
+    texts: tuple[str, ...]
+    kinds: tuple[tuple[str, RiskLevel] | None, ...]
+    threshold: float
+    margin: float
+
+
+@dataclass(frozen=True)
+class RiskLexicon:
+    """A language's lexicon, compiled. [`RiskLexicon.load`] reads one."""
+
+    language: str
+    common_words: frozenset[str]
+    normalize: TextNormalizer
+    signs: tuple[Sign, ...]
+    signs_by_stem: dict[str, tuple[int, ...]] = field(repr=False)
+    idioms: tuple[Sign, ...] = field(repr=False)
+    contexts: tuple[Context, ...] = field(repr=False)
+    distress: re.Pattern
+    safety: re.Pattern
+    retraction: re.Pattern
+    second_person: dict[str, str]
+    questions: tuple[Question, ...]
+    answers: dict[str, re.Pattern]
+    prototypes: Prototypes
+
+    @classmethod
+    @cache
+    def load(cls, lexicon: str | Path) -> "RiskLexicon":
+        """Reads `risk_lexicon_<lexicon>.yaml` of this folder, or the file at that path.
+
+        Raises:
+            LexiconError: there is no such file, or an entry is missing or wrong.
+        """
+        path = Path(lexicon)
+        if path.suffix not in (".yaml", ".yml"):
+            path = Path(__file__).parent / f"risk_lexicon_{lexicon}.yaml"
+        if not path.is_file():
+            languages = sorted(
+                file.stem.removeprefix("risk_lexicon_") for file in path.parent.glob("risk_lexicon_*.yaml")
+            )
+            raise LexiconError(f"there is no lexicon {path}; languages that come with the package: {languages}")
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+            return _compiled(cls, data)
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+            what = f"the entry {error} is missing" if isinstance(error, KeyError) else error
+            raise LexiconError(f"{path}: {what}") from error
+
+
+def _compiled(cls: type, data: dict) -> RiskLexicon:
+    common = frozenset(data["common_words"].split())
+    patterns = _Patterns({name: _lines(options) for name, options in data["slots"].items()}, common)
+    signs = tuple(
+        Sign(
+            entry["category"],
+            _level(entry["level"]),
+            *patterns.one(pattern),
+            entry.get("with_distress", False),
+            entry.get("negatable", True),
+        )
+        for entry in data["signs"]
+        for pattern in _lines(entry["patterns"])
+    )
+    idioms = tuple(Sign("idiom", RiskLevel.NONE, *patterns.one(pattern)) for pattern in _lines(data["idioms"]))
+    by_stem: dict[str, list[int]] = {}
+    for number, sign in enumerate(signs):
+        for stem in {word[:STEM] for word in sign.anchors}:
+            by_stem.setdefault(stem, []).append(number)
+    neighbours = data["neighbours"]
+    kinds = [
+        (text, (entry["category"], _level(entry["level"])))
+        for entry in neighbours["prototypes"]
+        for text in _lines(entry["texts"])
+    ] + [(text, None) for text in _lines(neighbours["harmless"])]
+    contexts = tuple(_context(entry, patterns) for entry in data["contexts"])
+    compiled = {name: patterns.any_of(data[name]) for name in ("distress", "safety", "retraction")}
+    questions = tuple(
+        Question(_level(entry["level"]), patterns.any_of(entry["patterns"]), entry.get("safe", False))
+        for entry in data["questions"]
+    )
+    return cls(
+        language=data["language"],
+        common_words=common,
+        normalize=TextNormalizer(patterns.words, data["aliases"], data["emoji"], _lines(data["fillers"])),
+        signs=signs,
+        signs_by_stem={stem: tuple(numbers) for stem, numbers in by_stem.items()},
+        idioms=idioms,
+        contexts=contexts,
+        second_person=data["second_person"],
+        questions=questions,
+        answers={name: patterns.any_of(data["answers"][name]) for name in ("yes", "no", "evasive")},
+        prototypes=Prototypes(
+            tuple(text for text, _ in kinds),
+            tuple(kind for _, kind in kinds),
+            neighbours["threshold"],
+            neighbours["margin"],
+        ),
+        **compiled,
+    )
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _level(name: str) -> RiskLevel:
+    if name not in ("none", "low", "high", "imminent"):
+        raise ValueError(f"level {name!r} is not one of none, low, high, imminent")
+    return RiskLevel[name.upper()]
+
+
+def _context(entry: dict, patterns: "_Patterns") -> Context:
+    unknown = set(entry) - {"name", "effect", "before", "after", "around", "unless", "categories"}
+    if unknown:
+        raise ValueError(f"context {entry['name']!r} has unknown entries {sorted(unknown)}")
+
+    def compiled(name: str, wrap: Callable[[str], str] = str) -> re.Pattern | None:
+        return patterns.any_of(entry[name], wrap) if name in entry else None
+
+    effect = entry["effect"]
+    return Context(
+        entry["name"],
+        None if effect in ("none", "denied") else _level(effect),
+        effect == "denied",
+        compiled("before", r"{}\Z".format),
+        compiled("after"),
+        compiled("around"),
+        compiled("unless"),
+        frozenset(entry["categories"]) if "categories" in entry else None,
+    )
+
+
+class _Patterns:
+    """Compiles patterns. No part of one repeats without bound, so a search's work is linear in the text."""
+
+    def __init__(self, slots: dict[str, list[str]], common_words: frozenset[str]):
+        self.slots = slots
+        self.common_words = common_words
+        self.words: set[str] = set()
+        self._known: dict[str, tuple[str, frozenset[str]]] = {}
+        self._open: list[str] = []
+
+    def one(self, pattern: str) -> tuple[re.Pattern, frozenset[str]]:
+        """The pattern compiled, and words of which each match has one."""
+        source, anchors = self._sequence(pattern)
+        if not anchors:
+            raise ValueError(f"pattern {pattern!r} can match nothing at all")
+        return re.compile(rf"(?<= ){source}"), anchors
+
+    def any_of(self, patterns: str, wrap: Callable[[str], str] = str) -> re.Pattern:
+        sources = "|".join(self._sequence(pattern)[0] for pattern in _lines(patterns))
+        return re.compile(rf"(?<= ){wrap(f'(?:{sources})')}")
+
+    def _sequence(self, pattern: str) -> tuple[str, frozenset[str]]:
+        source, anchors = "", frozenset()
+        for element in pattern.split():
+            optional = element.endswith("?")
+            part, words = self._element(element.removesuffix("?"), pattern)
+            source += f"(?:{part})?" if optional else part
+            if words and not optional and (not anchors or self._rarity(words) > self._rarity(anchors)):
+                anchors = words
+        return source, anchors
+
+    def _rarity(self, words: frozenset[str]) -> tuple[int, int]:
+        return -len(words & self.common_words), -len(words)
+
+    def _element(self, element: str, pattern: str) -> tuple[str, frozenset[str]]:
+        """A part's regular expression, and words of which each match of it has one."""
+        if element == "^":
+            return r"(?<=\. )", frozenset()
+        if element == "$":
+            return r"(?=\. )", frozenset()
+        if re.fullmatch(r"~\d", element):
+            return rf"(?:{_WORD} ){{0,{element[1]}}}", frozenset()
+        if re.fullmatch(r"\{\w+\}", element):
+            return self._slot(element[1:-1], pattern)
+        words = element.split("|")
+        for word in words:
+            if not re.fullmatch(rf"\w+|\w{{{STEM},}}\*", word):
+                raise ValueError(f"pattern {pattern!r}: cannot read {element!r}")
+            if not word.endswith("*"):
+                self.words.add(word)
+        parts = [rf"{word[:-1]}[^ .]{{0,12}}" if word.endswith("*") else re.escape(word) for word in words]
+        return f"(?:{'|'.join(parts)}) " if len(parts) > 1 else f"{parts[0]} ", frozenset(words)
+
+    def _slot(self, name: str, pattern: str) -> tuple[str, frozenset[str]]:
+        if name not in self.slots:
+            raise ValueError(f"pattern {pattern!r}: there is no slot {name!r}")
+        if name in self._open:
+            raise ValueError(f"slot {name!r} holds itself")
+        if name not in self._known:
+            self._open.append(name)
+            options = [self._sequence(option) for option in self.slots[name]]
+            self._open.pop()
+            source = f"(?:{'|'.join(source for source, _ in options)})"
+            certain = all(words for _, words in options)
+            self._known[name] = source, frozenset().union(*(words for _, words in options)) if certain else frozenset()
+        return self._known[name]

@@ -371,10 +371,8 @@ def _open_near(film: Path, start: float, stack: ExitStack) -> tuple[av.container
         raise MediaError(f"{film} has no picture; give the film itself")
     picture = container.streams.video[0]
     origin = float((picture.start_time or 0) * picture.time_base)
-    try:
+    with media_errors(str(film)):
         container.seek(max(0, int((start - PREROLL + origin) * av.time_base)))
-    except av.error.FFmpegError:  # the film has no index: it is read from its beginning
-        container = open_container(film, stack, str(film))
     return container, origin
 
 
@@ -477,5 +475,5 @@ class _Clip:
         """Leave nothing of a clip that was not finished."""
         if self.container is not None:
             self.container.close()
-            self.part.unlink()
+            self.part.unlink(missing_ok=True)  # it appears with the first frame
             self.container = None

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from .configuration_multimood import MultiMoodConfig
+from .mamba_scan import with_exact_scan
 
 if TYPE_CHECKING:
     from .modeling_multimood import MultiMoodForConditionalGeneration
@@ -93,7 +94,7 @@ def build(
         inner.audio_tower = audio_tower
         new_parts.append(inner.audio_projector)
     if reader is not None:
-        inner.compressor.reader = reader
+        inner.compressor.reader = with_exact_scan(reader)
         new_parts.append(inner.compressor.projector)
     for part in new_parts:
         part.to_empty(device="cpu").to(dtype).apply(model._init_weights)

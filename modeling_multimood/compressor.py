@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from transformers import AutoModel, Cache, DynamicCache, PreTrainedConfig
 
+from .mamba_scan import with_exact_scan
+
 # Tokens that are read at once, so that an utterance of any length needs bounded memory.
 READ_LENGTH = 512
 
@@ -24,7 +26,7 @@ class ConversationCompressor(nn.Module):
     def __init__(self, config: PreTrainedConfig, text_size: int, memory_token_id: int):
         super().__init__()
         # Mamba refuses an explicit "sdpa", which `from_pretrained` hands down to every sub-model.
-        self.reader = AutoModel.from_config(config, attn_implementation="eager")
+        self.reader = with_exact_scan(AutoModel.from_config(config, attn_implementation="eager"))
         self.projector = nn.Linear(config.hidden_size, text_size)
         self.memory_token_id = memory_token_id
 
@@ -97,11 +99,12 @@ class ConversationCompressor(nn.Module):
 
     def _read_length(self, cache: Cache) -> int:
         """
-        How many tokens the reader continues with at once. Attention and Mamba-2 continue exactly from their cache;
-        Mamba's scan starts again from nothing when it is given several tokens, so it and its unknown kin get one.
+        How many tokens the reader continues with at once. Attention, Mamba with our scan and Mamba-2 continue exactly from
+        their cache; other recurrent models may start again from nothing when they are given several tokens, so they get
+        one.
         """
         recurrent = any(hasattr(layer, "recurrent_states") for layer in cache.layers)
-        return READ_LENGTH if not recurrent or self.reader.config.model_type == "mamba2" else 1
+        return READ_LENGTH if not recurrent or self.reader.config.model_type in ("mamba", "mamba2") else 1
 
     def _project(self, hidden_states: torch.Tensor) -> torch.Tensor:
         # Mamba keeps its residual stream, and so its output, in float32.

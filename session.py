@@ -9,17 +9,23 @@ print(reply.turn.strategy, reply.turn.response)
 
 The last `processor.verbatim_pairs` pairs stay as words in the prompt. What leaves this window is appended to a
 `ConversationMemory` once and costs the language model one token an utterance from then on, so a turn costs the same
-however long the talk has been. Nothing else of the conversation is kept.
+however long the talk has been.
+
+What the person says is assessed for risk of suicide and self-harm before the model reads it, and the model's response is
+a draft that `trust/crisis.py` checks and completes before it is shown or remembered. The risk is kept beside the memory
+and not in it, so no compression touches it.
 """
 
 import json
+import logging
 import os
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -31,7 +37,12 @@ from .modeling_multimood.conversation_memory import ConversationMemory
 from .modeling_multimood.modeling_multimood import MultiMoodForConditionalGeneration
 from .modeling_multimood.turn_grammar import SupportTurnLogitsProcessor, TurnOpening
 from .processors.processing_multimood import MultiMoodProcessor
-from .processors.turn import CLIPS_PER_TURN, SPEAKERS, SupportTurn, build_prompt, render_utterance
+from .processors.turn import CLIPS_PER_TURN, LABELS, SPEAKERS, SupportTurn, build_prompt, render_utterance
+from .trust.crisis import CheckedReply, CrisisPolicy, PolicyState
+from .trust.risk import RiskAssessor
+from .trust.risk_state import RiskLevel, RiskState
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,8 @@ class SupportReply:
     """What a turn gave and what it cost.
 
     Args:
-        turn (`SupportTurn`): the most probable labels and the response.
+        turn (`SupportTurn`): the most probable labels, and the response as it was shown: the model's draft, checked and
+            completed. Where the model failed and there is risk, the labels may be None.
         probabilities (`dict[str, dict[str, float]]`): for "client_emotion", "therapist_emotion" and "strategy" each
             label's probability, summing to 1. Estimates of a model, not findings about a person.
         modalities (`tuple[str, ...]`): what the answer is based on, of "video", "audio", "text" and "memory". A silent
@@ -47,9 +59,16 @@ class SupportReply:
         prompt_tokens (`dict[str, int]`): the prompt's tokens by kind: "text", "video", "audio", "memory". Those of
             memory are its slots, one an utterance.
         saved_tokens (`int`): tokens the remembered utterances would have cost as words, less the memory's slots.
-        new_tokens (`int`): tokens of the response.
+        new_tokens (`int`): tokens of the model's draft.
         seconds (`dict[str, float]`): wall time of "media" (decoding and tokenizing), "prefill" (reading the prompt and
-            choosing the labels) and "generation".
+            choosing the labels) and "generation"; what failed is absent.
+        risk (`dict`): "level" and "peak", each "none", "low", "high" or "imminent", and "evidence": the signs in this
+            turn's words, each with "start", "end", "text", "category" and "level". A screen's reading, not a finding.
+        disclosures (`tuple[str, ...]`): what the response says beside the matter: "ai_start", "ai_asked" or "ai_again"
+            (an AI is talking), "pause" (a break may be good).
+        referral (`tuple[str, ...]`): crisis lines, emergency numbers and pages that the response names.
+        removed (`tuple[str, ...]`): for each sentence left out of the draft, the rule that it broke.
+        error (`str`, *optional*): why the model failed, where the written crisis reply stands in for it.
     """
 
     turn: SupportTurn
@@ -59,6 +78,11 @@ class SupportReply:
     saved_tokens: int
     new_tokens: int
     seconds: dict[str, float]
+    risk: dict
+    disclosures: tuple[str, ...] = ()
+    referral: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    error: str | None = None
 
     def to_dict(self) -> dict:
         """The reply as plain JSON types."""
@@ -70,7 +94,6 @@ class _Reading:
     """A turn that has been read but not answered: the model's inputs, and what will be kept of it."""
 
     inputs: BatchFeature
-    words: str
     modalities: tuple[str, ...]
     prompt_tokens: dict[str, int]
     seconds: dict[str, float]
@@ -80,7 +103,9 @@ class SupportSession:
     """The conversation of one person with one model.
 
     Turns are strictly ordered: a second turn cannot begin before the first is answered. A turn that fails, or whose
-    stream is closed early, leaves the conversation as it was.
+    stream is closed early, leaves the conversation as it was, with two exceptions for the person's safety: a sign of risk
+    that was said stays known, and where there is risk a failing model does not fail the turn, but the written crisis
+    reply is given.
 
     Args:
         model (`MultiMoodForConditionalGeneration`): may be shared by many sessions.
@@ -89,6 +114,9 @@ class SupportSession:
         situation (`str`, *optional*): a few words on the person's situation.
         max_slots (`int`, *optional*): most vectors the memory keeps; neighbours that are alike are then joined.
         max_new_tokens (`int`): most tokens of a response.
+        assessor (`RiskAssessor`, *optional*): reads the words for risk; by default the English lexicon's.
+        policy (`CrisisPolicy`, *optional*): checks and completes the responses; it knows the person's country and whether
+            they are a minor. May be replaced between turns: `session.policy = CrisisPolicy("DE")`.
         **generation: what else `model.generate` takes, e.g. `do_sample=True, temperature=0.7`.
     """
 
@@ -101,6 +129,8 @@ class SupportSession:
         situation: str | None = None,
         max_slots: int | None = None,
         max_new_tokens: int = 128,
+        assessor: RiskAssessor | None = None,
+        policy: CrisisPolicy | None = None,
         **generation,
     ):
         self.model = model
@@ -110,6 +140,10 @@ class SupportSession:
         self.memory: ConversationMemory = model.new_memory(max_slots=max_slots)
         self.window: list[dict] = []  # the latest utterances, {"speaker", "text"}, that stay as words
         self.utterances = 0  # said so far, by both
+        self.assessor = assessor or RiskAssessor()
+        self.policy = policy or CrisisPolicy()
+        self.risk = RiskState()  # of all that was said; outside the memory
+        self.policy_state = PolicyState()
         self.generation = {"max_new_tokens": max_new_tokens, **generation}
         self._remembered_tokens = 0  # what the utterances in the memory would have cost as words
         self._turn = threading.Lock()  # held from a turn's reading to its commit
@@ -133,7 +167,14 @@ class SupportSession:
 
     def begin_another(self) -> "SupportSession":
         """A new conversation with the same model and settings: of it, nothing is known of this one."""
-        return SupportSession(self.model, self.processor, max_slots=self.memory.max_slots, **self.generation)
+        return SupportSession(
+            self.model,
+            self.processor,
+            max_slots=self.memory.max_slots,
+            assessor=self.assessor,
+            policy=self.policy,
+            **self.generation,
+        )
 
     @property
     def memory_slots(self) -> int:
@@ -148,7 +189,8 @@ class SupportSession:
     def add_history(self, utterances: Iterable[dict]) -> None:
         """Take an earlier dialogue as said before the next turn.
 
-        Consecutive utterances of one speaker become one, as they are in the rows the model learned from.
+        Consecutive utterances of one speaker become one, as they are in the rows the model learned from. All of them are
+        assessed for risk.
 
         Args:
             utterances (`Iterable[dict]`): `{"speaker", "text"}` in order, of any number and length; other keys are
@@ -164,7 +206,9 @@ class SupportSession:
             for speaker, said in groupby(checked, key=itemgetter("speaker"))
         ]
         with self._between_turns():
+            risk = self._assess(merged)
             self._keep(merged)
+            self.risk = risk
 
     def respond(self, text: str | None = None, video=None, audio=None) -> SupportReply:
         """Answer a turn. Arguments and errors as in [`stream`]."""
@@ -176,7 +220,8 @@ class SupportSession:
     def stream(self, text: str | None = None, video=None, audio=None) -> "ReplyStream":
         """Answer a turn, giving the response while it is written.
 
-        The turn is read and its labels are chosen before this returns; the response is written in a thread.
+        The turn is read and its labels are chosen before this returns; the response is written in a thread. It is given
+        by sentences, each checked before it is shown; where there is risk, all at once when it is whole.
 
         Args:
             text (`str`, *optional*): the person's words.
@@ -191,20 +236,29 @@ class SupportSession:
             ValueError: nothing was given, or the prompt is longer than the language model can read.
             RuntimeError: another turn is being answered.
         """
+        words = (text or "").strip()
+        if not words and video is None and audio is None:
+            raise ValueError("The turn is empty: give words (text=), a clip (video=) or sound (audio=).")
         self._begin()
         try:
-            reading = self._read_turn(text, video, audio)
-            opening = self._predict(reading)
-            return ReplyStream(self, reading, opening)
+            risk = self._assess([{"speaker": "client", "text": words}])
+            try:
+                reading = self._read_turn(words, video, audio)
+                opening = self._predict(reading)
+            except Exception as error:
+                if risk.level is RiskLevel.NONE:
+                    raise
+                return ReplyStream(self, words, risk, error=error)
+            return ReplyStream(self, words, risk, reading, opening)
         except BaseException:
             self._turn.release()
             raise
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Keep the conversation: memory, window and settings. Ask the person first.
+        """Keep the conversation: memory, window, risk and settings. Ask the person first.
 
-        The folder holds either the former or the new state whole, whenever the process dies. Its files hold the last
-        words said, in the clear.
+        The folder holds either the former or the new state whole, whenever the process dies. Its files hold, in the clear,
+        the last words said and all that were signs of risk.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -218,6 +272,9 @@ class SupportSession:
                 "remembered_tokens": self._remembered_tokens,
                 "problem_type": self.problem_type,
                 "situation": self.situation,
+                "risk": self.risk.to_dict(),
+                "policy": {"region": self.policy.region, "young": self.policy.young},
+                "policy_state": self.policy_state.to_dict(),
             }
             part = folder / "conversation.json.part"
             part.write_text(json.dumps(state, ensure_ascii=False, indent=2), encoding="utf-8")
@@ -229,25 +286,51 @@ class SupportSession:
     def load(self, folder: str | os.PathLike) -> None:
         """Go on with a conversation that [`save`] kept, in place of this one.
 
+        This session's region goes before the kept one; minors' mode stays on if either has it. A conversation that was
+        kept without its risk is assessed, if all of it is there as words.
+
         Raises:
             FileNotFoundError: the folder holds no conversation.
-            ValueError: it was kept by another model.
+            ValueError: it was kept by another model, or without its risk, which can no longer be assessed.
         """
         folder = Path(folder)
         state = json.loads((folder / "conversation.json").read_text(encoding="utf-8"))
         with self._between_turns():
+            if "risk" in state:
+                risk, policy = RiskState.from_dict(state["risk"]), state["policy"]
+            elif len(state["window"]) == state["utterances"]:
+                risk, policy = self.assessor.assess(state["window"]), {"region": None, "young": False}
+            else:
+                raise ValueError(
+                    f"{folder} was kept without the risk of what was said, and {state['utterances'] - len(state['window'])}"
+                    " of its utterances are there only as vectors, which cannot be assessed. Begin a new conversation and "
+                    "give it the dialogue with add_history()."
+                )
             self.memory = self.model.load_memory(folder / state["memory"])
+            self.risk, self.policy_state = risk, PolicyState(**state.get("policy_state", {}))
+            self.policy = CrisisPolicy(
+                self.policy.region or policy["region"],
+                young=self.policy.young or policy["young"],
+                language=self.policy.language,
+                clock=self.policy.clock,
+            )
             self.window, self.utterances = state["window"], state["utterances"]
             self._remembered_tokens = state["remembered_tokens"]
             self.problem_type, self.situation = state["problem_type"], state["situation"]
 
-    # A turn: read, predict, write the response, commit.
+    # A turn: assess, read, predict, write the draft, check it, commit.
 
-    def _read_turn(self, text: str | None, video, audio) -> _Reading:
+    def _assess(self, utterances: list[dict]) -> RiskState:
+        """The risk after some more utterances. New signs are kept at once, whatever becomes of the turn."""
+        spoken = [utterance for utterance in utterances if utterance["text"]]
+        risk = self.assessor.assess(spoken, self.risk)
+        risk = replace(risk, utterances=self.risk.utterances + len(utterances))  # a clip without words is one too
+        if risk.evidence != self.risk.evidence:
+            self.risk = risk
+        return risk
+
+    def _read_turn(self, words: str, video, audio) -> _Reading:
         start = time.perf_counter()
-        words = (text or "").strip()
-        if not words and video is None and audio is None:
-            raise ValueError("The turn is empty: give words (text=), a clip (video=) or sound (audio=).")
         conversation = self._messages(words, video, audio)
         inputs = self.processor.apply_chat_template(
             [conversation], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
@@ -269,7 +352,7 @@ class SupportSession:
             )
         modalities = tuple(kind for kind in ("video", "audio", "memory") if tokens[kind])
         modalities = (*modalities, "text") if words else modalities
-        return _Reading(inputs, words, modalities, tokens, {"media": time.perf_counter() - start})
+        return _Reading(inputs, modalities, tokens, {"media": time.perf_counter() - start})
 
     def _predict(self, reading: _Reading) -> TurnOpening:
         start = time.perf_counter()
@@ -295,21 +378,44 @@ class SupportSession:
         reading.seconds["generation"] = time.perf_counter() - start
         return ids[0, opening.input_ids.shape[1] :].tolist()
 
-    def _commit(self, reading: _Reading, opening: TurnOpening, response_ids: list[int]) -> SupportReply:
-        probabilities = self._named(opening)
+    def _commit(
+        self,
+        words: str,
+        risk: RiskState,
+        checked: CheckedReply,
+        reading: _Reading | None,
+        opening: TurnOpening | None,
+        new_tokens: int,
+        error: Exception | None,
+    ) -> SupportReply:
+        probabilities = self._named(opening) if opening else {}
         labels = {field: max(of, key=of.get) for field, of in probabilities.items()}
-        response = self.processor.tokenizer.decode(response_ids, skip_special_tokens=True).strip()
-        turn = SupportTurn(**labels, response=response)
+        turn = SupportTurn(**{**dict.fromkeys(LABELS), **labels}, response=checked.text)
         saved = self.saved_tokens
-        self._keep([{"speaker": "client", "text": reading.words}, {"speaker": "therapist", "text": response}])
+        said = [{"speaker": "client", "text": words}, {"speaker": "therapist", "text": checked.text}]
+        try:
+            self._keep(said)
+        except Exception as failure:
+            if risk.level is RiskLevel.NONE:
+                raise
+            error = failure
+            self.window = [*self.window, *said]  # it goes on into the memory with a later turn
+            self.utterances += len(said)
+        self.policy_state = checked.state
+        self.risk = self.assessor.assess(said[1:], risk)
         return SupportReply(
             turn=turn,
             probabilities=probabilities,
-            modalities=reading.modalities,
-            prompt_tokens=reading.prompt_tokens,
+            modalities=reading.modalities if reading else (),
+            prompt_tokens=reading.prompt_tokens if reading else {},
             saved_tokens=saved,
-            new_tokens=len(response_ids),
-            seconds=reading.seconds,
+            new_tokens=new_tokens,
+            seconds=reading.seconds if reading else {},
+            risk=_risk_report(risk),
+            disclosures=checked.disclosures,
+            referral=checked.referral,
+            removed=checked.removed,
+            error=None if error is None else f"{type(error).__name__}: {error}",
         )
 
     def _messages(self, words: str, video, audio) -> list[dict]:
@@ -390,18 +496,33 @@ class ReplyStream(Iterator[str]):
     ```
 
     The pieces together are the response, but for white space around it. An error while writing is raised by the
-    iteration. Closing the stream before its end stops the writing and drops the turn.
+    iteration, unless there is risk. Closing the stream before its end stops the writing and drops the turn.
+
+    Attributes:
+        risk (`RiskLevel`): the level that is answered.
+        probabilities (`dict[str, dict[str, float]]`): as in [`SupportReply`]; empty where the model failed.
     """
 
-    def __init__(self, session: SupportSession, reading: _Reading, opening: TurnOpening):
-        self.probabilities = session._named(opening)
-        self._session, self._reading, self._opening = session, reading, opening
+    def __init__(
+        self,
+        session: SupportSession,
+        words: str,
+        risk: RiskState,
+        reading: _Reading | None = None,
+        opening: TurnOpening | None = None,
+        error: Exception | None = None,
+    ):
+        self.risk = risk.level
+        self.probabilities = session._named(opening) if opening else {}
+        self._session, self._words, self._state = session, words, risk
+        self._reading, self._opening, self._error = reading, opening, error
+        self._composer = session.policy.begin(words, risk, session.policy_state)
+        self._pieces: deque[str] = deque()
+        self._checked: CheckedReply | None = None
         self._reply: SupportReply | None = None
         self._response_ids: list[int] = []
-        self._error: BaseException | None = None
         self._stop = _StopWhenSet()
         self._streamer = TextIteratorStreamer(session.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._begun = False
         self._open = True
         self._thread = threading.Thread(target=self._write, name="multimood-response", daemon=True)
         self._thread.start()
@@ -419,15 +540,15 @@ class ReplyStream(Iterator[str]):
 
     def __next__(self) -> str:
         while self._open:
-            try:
-                piece = next(self._streamer)
-            except StopIteration:
+            if self._pieces:
+                return self._pieces.popleft()
+            if self._checked is not None:
                 self._finish()
                 break
-            piece = piece if self._begun else piece.lstrip()
-            if piece:
-                self._begun = True
-                return piece
+            try:
+                self._give(self._composer.feed(next(self._streamer)))
+            except StopIteration:
+                self._end_draft()
         raise StopIteration
 
     def close(self) -> None:
@@ -449,22 +570,47 @@ class ReplyStream(Iterator[str]):
 
     def _write(self) -> None:
         try:
-            self._response_ids = self._session._write_response(
-                self._reading, self._opening, self._streamer, self._stop
-            )
+            if self._opening is not None:
+                self._response_ids = self._session._write_response(
+                    self._reading, self._opening, self._streamer, self._stop
+                )
         except BaseException as error:
             self._error = error
+        if self._error is not None:
             self._streamer.on_finalized_text("", stream_end=True)  # wakes the reader
 
-    def _finish(self) -> None:
+    def _give(self, text: str) -> None:
+        if text:
+            self._pieces.append(text)
+
+    def _end_draft(self) -> None:
         self._thread.join()
-        try:
-            if self._error is not None:
+        if self._error is not None:
+            if self.risk is RiskLevel.NONE or not isinstance(self._error, Exception):
+                self._end()
                 raise self._error
-            self._reply = self._session._commit(self._reading, self._opening, self._response_ids)
+            logger.error("The model failed with %s: the written crisis reply is given.", type(self._error).__name__)
+            self._composer = self._session.policy.begin(self._words, self._state, self._session.policy_state)
+        self._checked = self._composer.finish()
+        self._give(self._composer.rest)
+
+    def _finish(self) -> None:
+        try:
+            self._reply = self._session._commit(
+                self._words,
+                self._state,
+                self._checked,
+                self._reading,
+                self._opening,
+                len(self._response_ids),
+                self._error,
+            )
         finally:
-            self._open = False
-            self._session._turn.release()
+            self._end()
+
+    def _end(self) -> None:
+        self._open = False
+        self._session._turn.release()
 
 
 class _StopWhenSet(StoppingCriteria):
@@ -475,6 +621,13 @@ class _StopWhenSet(StoppingCriteria):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.BoolTensor:
         return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
+
+
+def _risk_report(risk: RiskState) -> dict:
+    """The risk as it stands in a reply, with the signs in the words that were assessed last."""
+    names = {"level": risk.level.name.lower(), "peak": risk.peak.name.lower()}
+    signs = [asdict(sign) for sign in risk.evidence if sign.utterance == risk.utterances - 1]
+    return {**names, "evidence": [{**sign, "level": sign["level"].name.lower()} for sign in signs]}
 
 
 def _checked(utterance: dict, number: int) -> dict:

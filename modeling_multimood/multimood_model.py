@@ -14,6 +14,7 @@ from .configuration_multimood import MultiMoodConfig
 from .connector import AudioProjector, SpatioTemporalConvConnector
 from .conversation_memory import ConversationMemory
 from .modeling_beats import BeatsModel  # noqa: F401 (registers the model type "beats")
+from .sharding import blank_frames, blank_sound, is_sharded
 from .towers import encode_frames, encode_sound
 
 # Inputs that `generate` feeds once, with the prompt, by the placeholder that stands for them.
@@ -215,10 +216,13 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
         history_input_ids: torch.LongTensor | None = None,
         history_attention_mask: torch.Tensor | None = None,
         history_memory: ConversationMemory | Sequence[torch.FloatTensor] | None = None,
+        take_part: bool = True,
     ) -> torch.FloatTensor:
         """
         Embeds a prompt, with the features of its media in the places of their placeholders. Arguments and errors as in
-        `forward`.
+        `forward`, and this: where parameters are spread over processes (FSDP, DeepSpeed), a part that gets no input here
+        reads a blank one if `take_part` is set, since other processes may have clips, and all must run the same parts.
+        Nothing of it enters the embeddings, and its gradients are zeros.
 
         Returns:
             `torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`.
@@ -227,22 +231,30 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
         _given_once(input_features=input_features, audio_tower_features=audio_tower_features)
         _given_once(history_input_ids=history_input_ids, history_memory=history_memory)
         video = audio = history = None
+        blanks = []  # features of blank inputs; in the same order on all processes, as their collectives are
+        take_part = take_part and is_sharded(self)
         if pixel_values_videos is not None:
             video = self.get_video_features(pixel_values_videos)
         elif video_tower_features is not None:
             video = self._part("connector", "video_tower_features")(video_tower_features)
+        elif take_part and self.config.vision_config is not None:
+            blanks.append(self.get_video_features(blank_frames(self.config.vision_config, input_ids.device)))
         if video is not None:
             video = _select(video, video_token_mask, "video_token_mask")
         if input_features is not None:
             audio = self.get_audio_features(input_features)
         elif audio_tower_features is not None:
             audio = self._part("audio_projector", "audio_tower_features")(audio_tower_features)
+        elif take_part and self.config.audio_config is not None:
+            blanks.append(self.get_audio_features(blank_sound(self.config.audio_config, input_ids.device)))
         if audio is not None:
             audio = _select(audio, audio_token_mask, "audio_token_mask")
         if history_memory is not None:
             history = list(getattr(history_memory, "vectors", history_memory))
         elif history_input_ids is not None:
             history = self.get_history_features(history_input_ids, history_attention_mask)
+        elif take_part and self.config.history_config is not None:
+            blanks += self.get_history_features(torch.full_like(input_ids[:1, :1], self.config.memory_token_id))
         if history is not None:
             self._check_history(input_ids, [len(vectors) for vectors in history])
             history = torch.cat(history)
@@ -250,6 +262,8 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
         inputs_embeds = self.get_input_embeddings()(input_ids)
         for kind, features in (("video", video), ("audio", audio), ("history", history)):
             inputs_embeds = self._scatter(inputs_embeds, input_ids, kind, features)
+        for features in blanks:
+            inputs_embeds = inputs_embeds + features[:0].sum()  # exactly 0, whatever the features are
         return inputs_embeds
 
     def _check_history(self, input_ids: torch.LongTensor, slots: list[int]) -> None:
@@ -355,7 +369,9 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
             "history_memory": history_memory,
         }
         if inputs_embeds is None:
-            inputs_embeds = self.embed(input_ids, **media)
+            # After the prompt no process has media any more.
+            reads_on = past_key_values is not None and past_key_values.get_seq_length() > 0
+            inputs_embeds = self.embed(input_ids, **media, take_part=not reads_on)
         elif given := [name for name, value in media.items() if value is not None]:
             raise ValueError(
                 f"`inputs_embeds` must hold the media's features already; got {', '.join(given)} as well."

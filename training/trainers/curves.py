@@ -69,5 +69,6 @@ def _draw_panel(draw: ImageDraw.ImageDraw, title: str, curves: list[Curve]) -> N
             draw.line(points, fill=colour, width=2)
         for centre_x, centre_y in points if len(points) < 30 else ():
             draw.ellipse((centre_x - 2, centre_y - 2, centre_x + 2, centre_y + 2), fill=colour)
-        draw.text((x, 22), name, fill=colour, font=font)
-        x += draw.textlength(name, font=font) + 12
+        shown = name.rpartition("/")[2]
+        draw.text((x, 22), shown, fill=colour, font=font)
+        x += draw.textlength(shown, font=font) + 12

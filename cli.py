@@ -25,6 +25,7 @@ FIELD_NAMES = {
 }
 BAR = 24  # characters of a probability of 1
 SHOWN = 3  # labels of a field
+ESTIMATES = "Estimates of a model, often wrong:"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,6 +122,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--model", metavar="PATH", default=TINY, help="folder or Hub id (default: multimood-tiny)"
         )
+        command.add_argument("--region", metavar="CODE", help="the client's country, e.g. US, for its crisis lines")
+        command.add_argument("--minor", action="store_true", help="the client is a minor")
+        command.add_argument("--no-estimates", action="store_true", help="show no emotions and no strategy")
         command.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     return parser
 
@@ -167,6 +171,9 @@ def _tell(utterances: list[dict]) -> None:
 
 
 def _answer(args: argparse.Namespace, history: dict, **turn) -> None:
+    from .trust.crisis import CrisisPolicy
+
+    policy = CrisisPolicy(args.region, young=args.minor)
     from transformers.utils import logging
 
     from .session import SupportSession
@@ -178,24 +185,41 @@ def _answer(args: argparse.Namespace, history: dict, **turn) -> None:
         if not TINY.is_dir():
             raise ValueError(f"{TINY} is not there: make it with `make tiny`, or give --model")
     settings = {name: history.get(name) for name in ("problem_type", "situation")}
-    session = SupportSession.from_pretrained(args.model, **settings)
+    session = SupportSession.from_pretrained(args.model, policy=policy, **settings)
     session.add_history(history["utterances"])
     with session.stream(**turn) as stream:
         if not args.json:
-            print(table(stream.probabilities), end="\n\nTherapist: ", flush=True)
+            if stream.probabilities and not args.no_estimates:
+                print(f"{ESTIMATES}\n{table(stream.probabilities)}\n")
+            print("Therapist: ", end="", flush=True)
         for piece in stream:
             if not args.json:
                 print(piece, end="", flush=True)
     reply = stream.reply
     if args.json:
-        print(json.dumps(reply.to_dict(), ensure_ascii=False))
+        kept = reply.to_dict()
+        if args.no_estimates:
+            kept["probabilities"] = {}
+            kept["turn"] = {"response": reply.turn.response}
+        print(json.dumps(kept, ensure_ascii=False))
+        return
+    print(f"\n\n{_risk_line(reply.risk)}")
+    if reply.error:
+        _note("note", f"the model failed, and the written crisis reply stands in for it: {reply.error}")
         return
     tokens, seconds = reply.prompt_tokens, reply.seconds
     print(
-        f"\n\nMemory: {tokens['memory']} utterances as {tokens['memory']} tokens, {reply.saved_tokens:,} tokens saved.\n"
+        f"Memory: {tokens['memory']} utterances as {tokens['memory']} tokens, {reply.saved_tokens:,} tokens saved.\n"
         f"Prompt: {sum(tokens.values()):,} tokens ({', '.join(f'{kind} {count:,}' for kind, count in tokens.items())}).\n"
         f"Time: media {seconds['media']:.2f} s, prefill {seconds['prefill']:.2f} s, "
         f"response {seconds['generation']:.2f} s for {reply.new_tokens} tokens."
+    )
+
+
+def _risk_line(risk: dict) -> str:
+    signs = "; ".join(f"{sign['text']!r} ({sign['category']})" for sign in risk["evidence"])
+    return (
+        f"Risk read from the words: {risk['level']}{f', by {signs}' if signs else ''}. A screen, which misses people."
     )
 
 

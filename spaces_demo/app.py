@@ -10,6 +10,7 @@ passed. Uploads are deleted as soon as they are read.
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it when it is imported
@@ -18,12 +19,14 @@ import gradio as gr
 
 import multimood
 from multimood.session import SupportReply, SupportSession
+from multimood.trust.crisis import CrisisPolicy
+from multimood.trust.helplines import load_helplines
 
 TINY = Path(multimood.__file__).parent / "assets" / "multimood-tiny"
 TOY = " The model behind this page is a toy, trained on drawn faces and synthetic voices: its answers mean nothing."
 DISCLOSURE = (
-    "**You are talking to an AI, not to a person.** It makes mistakes, it does not recognise emergencies, and it is "
-    "**not a substitute for care**. If you are in danger, call your local emergency number now."
+    "**You are talking to an AI, not to a person.** It makes mistakes, it misses emergencies, and it is "
+    "**not a substitute for care**."
 )
 CONSENT = "Allow recording with my camera and microphone"
 PRIVACY = (
@@ -32,6 +35,10 @@ PRIVACY = (
 )
 FIELDS = {"client_emotion": "You may feel", "therapist_emotion": "The reply feels", "strategy": "The reply's strategy"}
 CAVEAT = "Guesses of a model from face, voice and words, each with its probability. They are often wrong."
+SCREEN = "A screen of the words alone, in English. It misses people and is no finding about you."
+COUNTRY, YOUNG = "Your country, for crisis lines", "I'm under 18"
+OTHER_COUNTRY = ("Another one, or not said", "")
+FAILED = "The model could not answer this turn; the written reply stands in for it."
 SHOWN = 3  # labels of a field
 EMPTY_MEMORY = "Nothing is remembered yet."
 FORGET_AFTER = 3600  # seconds without a turn
@@ -43,7 +50,7 @@ CSS = """
 .message * { overflow-wrap: anywhere !important; }
 button[aria-label="Trim video to selection"] { display: none; }
 #disclosure { border-left: 4px solid var(--color-accent); padding: 10px 16px; background: var(--background-fill-secondary); }
-#privacy p, #memory p { font-size: var(--text-sm); margin: 0; }
+#privacy p, #memory p, #risk p, #help p { font-size: var(--text-sm); margin: 0; }
 #estimates { background: var(--block-background-fill); border: 1px solid var(--border-color-primary); border-radius: var(--block-radius); padding: 4px 2px; }
 #estimates p { font-size: var(--text-sm); margin: 0; }
 #estimates h3 { font-size: var(--text-md); margin: 12px 0 4px; }
@@ -64,10 +71,21 @@ def build_page(session: SupportSession, is_toy: bool = False) -> gr.Blocks:
         is_toy (`bool`): say that the answers mean nothing.
     """
 
+    @cache
+    def policy(country: str, young: bool) -> CrisisPolicy:
+        return CrisisPolicy(country or None, young=young)
+
     def answer(
-        conversation: SupportSession | None, chat: list[dict], words: str, clip: str | None, sound: str | None
+        conversation: SupportSession | None,
+        chat: list[dict],
+        words: str,
+        clip: str | None,
+        sound: str | None,
+        country: str,
+        young: bool,
     ) -> Iterator[dict]:
         conversation = conversation or session.begin_another()
+        conversation.policy = policy(country, young)
         try:
             with conversation.stream(words, _take(clip), _take(sound)) as stream:
                 given = [name for name, path in (("clip", clip), ("sound", sound)) if path]
@@ -82,7 +100,10 @@ def build_page(session: SupportSession, is_toy: bool = False) -> gr.Blocks:
                     written += piece
                     chat[-1]["content"] = written
                     yield {chat_box: chat}
-            yield {chat_box: chat, memory_box: _memory_line(conversation, stream.reply)}
+            reply = stream.reply
+            yield {chat_box: chat, memory_box: _memory_line(conversation, reply), risk_box: _risk_line(reply)}
+            if reply.error:
+                gr.Warning(reply.error, title=FAILED)
         except (ValueError, OSError) as error:
             gr.Warning(str(error), title="This could not be answered")
             yield {clip_box: None, sound_box: None}  # their files are gone
@@ -92,6 +113,7 @@ def build_page(session: SupportSession, is_toy: bool = False) -> gr.Blocks:
             state: None,
             chat_box: [],
             memory_box: EMPTY_MEMORY,
+            risk_box: "",
             clip_box: None,
             sound_box: None,
             estimates: _bars({}),
@@ -101,6 +123,7 @@ def build_page(session: SupportSession, is_toy: bool = False) -> gr.Blocks:
         state = gr.State(None, time_to_live=FORGET_AFTER)
         gr.Markdown("# MultiMood\nEmotional support that sees, hears and remembers.")
         gr.Markdown(DISCLOSURE + (TOY if is_toy else ""), elem_id="disclosure")
+        help_box = gr.Markdown(_help(session.policy), elem_id="help")
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
                 chat_box = gr.Chatbot(
@@ -115,6 +138,9 @@ def build_page(session: SupportSession, is_toy: bool = False) -> gr.Blocks:
                     send = gr.Button("Send", variant="primary", scale=2)
                     again = gr.Button("Start over", scale=1)
             with gr.Column(scale=2, min_width=300):
+                country = load_helplines().region(session.policy.region)
+                country_box = gr.Dropdown(_countries(), value=country.code if country else "", label=COUNTRY)
+                young_box = gr.Checkbox(label=YOUNG, value=session.policy.young)
                 consent = gr.Checkbox(label=CONSENT)
                 with gr.Tab("Clip"):
                     clip_box = gr.Video(
@@ -134,13 +160,14 @@ def build_page(session: SupportSession, is_toy: bool = False) -> gr.Blocks:
                 gr.Markdown(PRIVACY, elem_id="privacy")
                 show = gr.Checkbox(label="Show estimates", value=True)
                 estimates = gr.HTML(_bars({}), elem_id="estimates")
+                risk_box = gr.Markdown("", elem_id="risk")
                 memory_box = gr.Markdown(EMPTY_MEMORY, elem_id="memory")
 
-        outputs = {state, chat_box, words_box, clip_box, sound_box, memory_box, estimates}
+        outputs = {state, chat_box, words_box, clip_box, sound_box, memory_box, risk_box, estimates}
         gr.on(
             [send.click, words_box.submit],
             answer,
-            [state, chat_box, words_box, clip_box, sound_box],
+            [state, chat_box, words_box, clip_box, sound_box, country_box, young_box],
             outputs,
             trigger_mode="once",
             show_progress="hidden",
@@ -149,6 +176,14 @@ def build_page(session: SupportSession, is_toy: bool = False) -> gr.Blocks:
         gr.on([again.click, chat_box.clear], start_over, None, outputs, api_visibility="private")
         consent.change(_recorders, consent, [clip_box, sound_box], api_visibility="private")
         show.change(lambda on: gr.HTML(visible=on), show, estimates, api_visibility="private")
+        for box in (country_box, young_box):
+            box.change(
+                lambda country, young: _help(policy(country, young)),
+                [country_box, young_box],
+                help_box,
+                show_progress="hidden",
+                api_visibility="private",
+            )
     return page
 
 
@@ -196,6 +231,20 @@ def _bars(probabilities: dict[str, dict[str, float]]) -> str:
         )
         parts.append(f"<h3>{FIELDS[field]}</h3><ul>{rows}</ul>")
     return "".join(parts)
+
+
+def _countries() -> list[tuple[str, str]]:
+    """(name, code), by name."""
+    regions = load_helplines().regions.values()
+    return [OTHER_COUNTRY, *sorted((region.name.removeprefix("the "), region.code) for region in regions)]
+
+
+def _help(policy: CrisisPolicy) -> str:
+    return f"**Someone to talk to:** {policy.resource(0)[0]} **In danger:** {policy.emergency(0)[0]}"
+
+
+def _risk_line(reply: SupportReply) -> str:
+    return f"**Risk read from your words:** {reply.risk['level']}. {SCREEN}"
 
 
 def _memory_line(conversation: SupportSession, reply: SupportReply) -> str:

@@ -103,6 +103,32 @@ def test_respond_answers_real_clips_after_a_real_dialogue(run, model, file):
         assert all(reply["turn"][field] in labels for field, labels in LABELS.items())
 
 
+def test_a_disclosure_is_answered_with_the_lines_of_the_region(run, model):
+    words = ("respond", "--model", model, "--text", "I want to kill myself.", "--region", "de")
+    status, out, err = run(*words)
+    assert status == 0, err
+    assert "0800 111 0 111" in out
+    assert "Risk read from the words: high" in out
+    reply = json.loads(run(*words, "--json")[1])
+    assert reply["risk"]["level"] == "high"
+    assert "0800 111 0 111" in reply["referral"]
+    assert reply["disclosures"] == ["ai_start"]
+    minor = json.loads(run(*words[:-2], "--region", "GB", "--minor", "--json")[1])
+    assert "Childline" in minor["turn"]["response"]
+
+
+def test_estimates_can_be_left_out(run, model):
+    words = ("respond", "--model", model, "--text", "Hello.")
+    assert cli.ESTIMATES in run(*words)[1]
+    status, out, _ = run(*words, "--no-estimates")
+    assert status == 0
+    assert cli.ESTIMATES not in out
+    assert "%" not in out
+    reply = json.loads(run(*words, "--no-estimates", "--json")[1])
+    assert reply["probabilities"] == {}
+    assert set(reply["turn"]) == {"response"}
+
+
 def test_demo_tells_its_story(run, model):
     status, out, err = run("demo", "--model", model, "--seed", "1")
     assert status == 0, err
@@ -119,6 +145,7 @@ def test_demo_tells_its_story(run, model):
         ((), "give --video, --audio or --text"),
         (("--video", "nowhere.mp4"), "nowhere.mp4 is no file"),
         (("--text", " "), "give words"),
+        (("--text", "Hello.", "--region", "Germany"), "ISO 3166"),
         (("--text", "Hello.", "--history", "nowhere.json"), "nowhere.json"),
     ],
 )

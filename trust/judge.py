@@ -1,4 +1,4 @@
-"""Judges that score a reply by the rubric: through any OpenAI-compatible endpoint, or several judges as one.
+"""What a judge is, and the judge behind any OpenAI-compatible endpoint.
 
 ```python
 judge = OpenAIJudge("gpt-4o", cache=VerdictCache("outputs/verdicts"), budget=Budget(max_tokens=2_000_000))
@@ -12,22 +12,24 @@ A judge that cannot answer gives `None`, never a number, and counts why in `fail
 import asyncio
 import concurrent.futures
 import email.utils
+import hashlib
 import json
 import logging
 import os
 import random
-import statistics
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-from .judge_prompt import Exchange, answer_schema, judge_messages, pair_messages, pair_schema
-from .rubric import DIMENSIONS, Rubric, Verdict
-from .verdict_cache import VerdictCache, cache_key
+from .answer_form import AnswerForm
+from .judge_prompt import Exchange, answer_form, judge_messages, pair_form, pair_messages
+from .rubric import Rubric, Verdict
+from .spending import Budget, CostReport
+from .verdict_cache import VerdictCache
 
 logger = logging.getLogger(__name__)
 
@@ -62,78 +64,6 @@ class Judge(ABC):
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What a judge may spend, in tokens, in money or in both. It is the caller's money: prices are not guessed.
-
-    Args:
-        max_tokens (`int`, *optional*): prompt and completion tokens together.
-        max_cost (`float`, *optional*): in the currency of the prices.
-        input_price, output_price (`float`, *optional*): of a million tokens; needed with `max_cost`, and for a report in money.
-    """
-
-    max_tokens: int | None = None
-    max_cost: float | None = None
-    input_price: float | None = None
-    output_price: float | None = None
-
-    def __post_init__(self):
-        for name, value in vars(self).items():
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name} is {value}; give a number of at least 0.")
-        if (self.input_price is None) != (self.output_price is None):
-            raise ValueError("Give both prices or none.")
-        if self.max_cost is not None and self.input_price is None:
-            raise ValueError("max_cost needs input_price and output_price, of a million tokens each.")
-
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """In the prices' currency; `None` without prices."""
-        if self.input_price is None:
-            return None
-        return (prompt_tokens * self.input_price + completion_tokens * self.output_price) / 1e6
-
-    def allows(self, prompt_tokens: int, completion_tokens: int) -> bool:
-        """Whether so many tokens in all are within the budget."""
-        if self.max_tokens is not None and prompt_tokens + completion_tokens > self.max_tokens:
-            return False
-        return self.max_cost is None or self.cost(prompt_tokens, completion_tokens) <= self.max_cost
-
-
-@dataclass
-class CostReport:
-    """What a judge did and spent since it was made.
-
-    Args:
-        judge (`str`): its name.
-        requests (`int`): sent, repeated attempts included.
-        cached (`int`): answers that were taken from the cache.
-        answered (`int`): answers that came and were valid.
-        failures (`Counter`): questions left without an answer, by cause.
-        retries (`Counter`): attempts that failed and were repeated, by cause.
-        prompt_tokens, completion_tokens (`int`): as the server counted them; an upper bound where it did not say.
-        cost (`float`, *optional*): in the currency of the budget's prices.
-    """
-
-    judge: str
-    requests: int = 0
-    cached: int = 0
-    answered: int = 0
-    failures: Counter = field(default_factory=Counter)
-    retries: Counter = field(default_factory=Counter)
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float | None = None
-
-    def __str__(self):
-        causes = ", ".join(f"{cause} {count}" for cause, count in self.failures.most_common()) or "none"
-        money = "" if self.cost is None else f", cost {self.cost:.4f}"
-        return (
-            f"{self.judge}: {self.answered} answered, {self.cached} from the cache, {self.failures.total()} without an answer "
-            f"({causes}); {self.requests} requests, {self.retries.total()} repeated, "
-            f"{self.prompt_tokens} + {self.completion_tokens} tokens{money}"
-        )
-
-
-@dataclass(frozen=True)
 class Preference:
     """Which of two replies a judge prefers, asked in both orders.
 
@@ -150,10 +80,10 @@ class Preference:
 
 @dataclass(frozen=True)
 class _Question:
-    """One request: its messages, the schema of the answer, and the key it is cached by."""
+    """One request: its messages, the form of the answer, and the key it is cached by."""
 
     messages: list[dict[str, str]]
-    schema: dict
+    form: AnswerForm
     key: str
 
 
@@ -222,7 +152,7 @@ class OpenAIJudge(Judge):
             "max_completion_tokens": max_completion_tokens,
             **({"temperature": 0} if options is None else options),
         }
-        self._key_parts = (model, self.rubric.version, json.dumps(self._settings, sort_keys=True))
+        self._digests = {}  # of what many questions begin with
         self._cache = cache
         # A closure, since what is an attribute is soon printed. Attempts are counted, budgeted and spaced here, not by the client.
         self._connect = lambda: _client(api_key, base_url, timeout)
@@ -293,23 +223,29 @@ class OpenAIJudge(Judge):
         self.close()
 
     def _question(self, exchange: Exchange) -> _Question:
-        messages = judge_messages(self.rubric, exchange)
-        return self._with_key(messages, answer_schema(self.rubric, exchange.risk))
+        return self._with_key(judge_messages(self.rubric, exchange), answer_form(self.rubric, exchange.risk))
 
     def _pair_question(self, exchange: Exchange, second: str) -> _Question:
-        return self._with_key(pair_messages(self.rubric, exchange, second), pair_schema(self.rubric))
+        return self._with_key(pair_messages(self.rubric, exchange, second), pair_form(self.rubric))
 
-    def _with_key(self, messages: list[dict[str, str]], schema: dict) -> _Question:
-        return _Question(messages, schema, cache_key(*self._key_parts, *(message["content"] for message in messages)))
+    def _with_key(self, messages: list[dict[str, str]], form: AnswerForm) -> _Question:
+        system, user = (message["content"] for message in messages)
+        if system not in self._digests:  # the same for many questions, and long
+            fixed = json.dumps([self.name, self.rubric.version, self._settings, system], sort_keys=True)
+            self._digests[system] = hashlib.sha256(fixed.encode())
+        digest = self._digests[system].copy()
+        digest.update(user.encode())
+        return _Question(messages, form, digest.hexdigest())
 
     def _verdicts(self, exchanges: Sequence[Exchange], answers: list[dict | None]) -> list[Verdict | None]:
-        verdicts = []
-        for exchange, answer in zip(exchanges, answers, strict=True):
-            if answer is not None:
-                items = {item: float(says == "yes") for part in answer.values() for item, says in part.items()}
-                answer = self.rubric.verdict(items, exchange.risk, self.name)
-            verdicts.append(answer)
-        return verdicts
+        return [
+            None
+            if answer is None
+            else self.rubric.verdict(
+                {item: float(says == "yes") for item, says in answer.items()}, exchange.risk, self.name
+            )
+            for exchange, answer in zip(exchanges, answers, strict=True)
+        ]
 
     def _answer_all(self, questions: Sequence[_Question]) -> list[dict | None]:
         answers, missing = self._look_up(questions)
@@ -328,9 +264,10 @@ class OpenAIJudge(Judge):
         for question in questions:
             if question.key in answers or question.key in missing:
                 continue
-            kept = self._cache.get(question.key) if self._cache else None
-            if kept is not None and _conforms(kept, question.schema):
-                answers[question.key] = kept
+            kept = None if self._cache is None else self._cache.get(question.key)
+            answer = None if kept is None else question.form.unpack(kept)
+            if answer is not None:
+                answers[question.key] = answer
                 self._report.cached += 1
             else:
                 missing[question.key] = question
@@ -367,8 +304,8 @@ class OpenAIJudge(Judge):
                     await asyncio.sleep(wait)
                 else:
                     self._report.answered += 1
-                    if self._cache:
-                        self._cache.set(question.key, answer)
+                    if self._cache is not None:
+                        self._cache.set(question.key, question.form.pack(answer))
                     return answer
 
     def _wait(self, attempt: int, failure: _NoAnswer) -> float | None:
@@ -392,7 +329,7 @@ class OpenAIJudge(Judge):
             await asyncio.sleep(pause)
         # Bytes bound tokens from above: every token of a message is a byte at least.
         prompt = TEMPLATE_TOKENS + len(
-            json.dumps([question.messages, question.schema], ensure_ascii=False).encode("utf-8")
+            json.dumps([question.messages, question.form.schema], ensure_ascii=False).encode("utf-8")
         )
         bound = (prompt, self._settings["max_completion_tokens"])
         await self._reserve(bound)
@@ -428,82 +365,24 @@ class OpenAIJudge(Judge):
         self._report.requests += 1
         try:
             async with asyncio.timeout(self.timeout):
-                response = await self._client.chat.completions.with_raw_response.create(
-                    model=self.name,
-                    messages=question.messages,
-                    response_format={
-                        "type": "json_schema",
-                        "json_schema": {"name": "verdict", "strict": True, "schema": question.schema},
+                # The typed method would copy and check every message, for a third of the whole cost.
+                response = await self._client.post(
+                    "/chat/completions",
+                    cast_to=str,
+                    body={
+                        "model": self.name,
+                        "messages": question.messages,
+                        "response_format": {
+                            "type": "json_schema",
+                            "json_schema": {"name": "verdict", "strict": True, "schema": question.form.schema},
+                        },
+                        **self._settings,
                     },
-                    **self._settings,
                 )
         except (openai.OpenAIError, TimeoutError) as error:
             # Not chained and without its message: errors hold requests, and those the key and people's words.
             raise _NoAnswer(_kind(error), _asked_wait(error)) from None
-        return _read(response.text, question.schema, bound)
-
-
-class JudgeEnsemble(Judge):
-    """Several judges as one: the mean of their answers, and how far they disagree.
-
-    Args:
-        judges (`Sequence[Judge]`): with different names and one rubric. Half of them at least must have a verdict on a reply;
-            otherwise it has none.
-    """
-
-    def __init__(self, judges: Sequence[Judge]):
-        names = [judge.name for judge in judges]
-        if not judges or len(set(names)) != len(names):
-            raise ValueError(f"An ensemble takes judges with different names; these are {names}.")
-        if any(judge.rubric != judges[0].rubric for judge in judges):
-            raise ValueError("The judges of an ensemble must have one rubric.")
-        self.judges = tuple(judges)
-        self.name = f"mean of {', '.join(names)}"
-        self.rubric = judges[0].rubric
-        self.failures = Counter()
-
-    def __repr__(self):
-        return f"JudgeEnsemble({list(self.judges)})"
-
-    def score(self, exchanges: Sequence[Exchange]) -> list["EnsembleVerdict | None"]:
-        with concurrent.futures.ThreadPoolExecutor(len(self.judges)) as pool:
-            rows = pool.map(lambda judge: judge.score(exchanges), self.judges)
-            members = zip(*rows, strict=True)
-            return [self._join(verdicts) for verdicts in members]
-
-    def _join(self, verdicts: Sequence[Verdict | None]) -> "EnsembleVerdict | None":
-        found = [verdict for verdict in verdicts if verdict is not None]
-        if len(found) * 2 < len(verdicts):
-            self.failures["too_few_members"] += 1
-            return None
-        members = {judge.name: verdict for judge, verdict in zip(self.judges, verdicts, strict=True)}
-        items = dict.fromkeys(item for verdict in found for item in verdict.answers)
-        answers = {item: [verdict.answers[item] for verdict in found if item in verdict.answers] for item in items}
-        scores = {name: [verdict.scores[name] for verdict in found] for name in DIMENSIONS}
-        failed = tuple(dict.fromkeys(gate for verdict in found for gate in verdict.failed_gates))
-        return EnsembleVerdict(
-            {item: statistics.fmean(values) for item, values in answers.items()},
-            {name: statistics.fmean(values) for name, values in scores.items()},
-            failed,
-            0.0 if failed else statistics.fmean(verdict.total for verdict in found),
-            self.name,
-            members,
-            {name: statistics.pstdev(values) for name, values in scores.items()} if len(found) > 1 else None,
-        )
-
-
-@dataclass(frozen=True)
-class EnsembleVerdict(Verdict):
-    """The mean verdict of several judges. One member that finds a gate failed is enough to fail it.
-
-    Args:
-        members (`dict[str, Verdict | None]`): by judge; `None` where a member had none.
-        disagreement (`dict[str, float]`, *optional*): by dimension, the standard deviation of the members' scores, in
-            [0, 0.5]; `None` where one member alone had a verdict.
-    """
-
-    members: dict[str, Verdict | None]
-    disagreement: dict[str, float] | None
+        return _read(response, question.form, bound)
 
 
 def _client(api_key: str, base_url: str | None, timeout: float):
@@ -521,25 +400,11 @@ def _check_url(base_url: str) -> None:
         raise ValueError("The base_url holds a password or a query; give the key as api_key.")
 
 
-def _conforms(answer: object, schema: dict) -> bool:
-    """Whether an answer is of a schema of objects and choices: nothing missing, nothing added."""
-    if "enum" in schema:
-        return isinstance(answer, str) and answer in schema["enum"]
-    properties = schema["properties"]
-    return (
-        isinstance(answer, dict)
-        and answer.keys() == properties.keys()
-        and all(_conforms(answer[name], properties[name]) for name in properties)
-    )
-
-
-def _read(body: str, schema: dict, bound: tuple[int, int]) -> tuple[dict, tuple[int, int]]:
+def _read(body: str, form: AnswerForm, bound: tuple[int, int]) -> tuple[dict, tuple[int, int]]:
     """Answer and usage (prompt and completion tokens) of a response.
 
-    The message must be the JSON object and nothing else: JSON found inside other text may be the reply's own, quoted.
-
     Raises:
-        _NoAnswer: it is not.
+        _NoAnswer: it holds no answer.
     """
     usage = bound
     try:
@@ -554,12 +419,9 @@ def _read(body: str, schema: dict, bound: tuple[int, int]) -> tuple[dict, tuple[
         text = message["content"]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         raise _NoAnswer("no_completion", usage=usage) from None
-    try:
-        answer = json.loads(text, object_pairs_hook=_unique)
-    except (ValueError, TypeError, RecursionError):
-        raise _NoAnswer("not_json", usage=usage) from None
-    if not _conforms(answer, schema):
-        raise _NoAnswer("off_schema", usage=usage)
+    answer = form.parse(text)
+    if answer is None:
+        raise _NoAnswer("off_form", usage=usage)
     return answer, usage
 
 
@@ -569,12 +431,6 @@ def _usage(usage: object, bound: tuple[int, int]) -> tuple[int, int]:
         return bound
     tokens = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
     return tokens if all(type(count) is int and count >= 0 for count in tokens) else bound
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict:
-    if len(dict(pairs)) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return dict(pairs)
 
 
 def _kind(error: Exception) -> str:

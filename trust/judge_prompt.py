@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from .answer_form import AnswerForm
 from .risk_state import RiskLevel
 from .rubric import Rubric
 
@@ -20,6 +21,7 @@ SPEAKERS = ("client", "therapist")
 
 # What chat templates and Markdown are made of. `_escaped` adds what may be read as one of them.
 _MARKS = "<>[]|`"
+_JSON = json.JSONEncoder(ensure_ascii=False)
 _INVISIBLE = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
 
 
@@ -62,11 +64,11 @@ class Exchange:
 
 def quote(text: str) -> str:
     """The text as a JSON string on one line, without any of `<>[]|` and backticks, and nothing invisible."""
-    return _SUSPECT.sub(lambda found: _escaped(found[0]), json.dumps(text, ensure_ascii=False))
+    return _SUSPECT.sub(lambda found: _escaped(found[0]), _JSON.encode(text))
 
 
 def judge_messages(rubric: Rubric, exchange: Exchange) -> list[dict[str, str]]:
-    """Messages that ask for all items of the rubric at once, as JSON of [`answer_schema`]'s form."""
+    """Messages that ask for all items of the rubric at once, as JSON of [`answer_form`]."""
     task = f"{judge_data(exchange)}\n\n{_CLOSING}"
     return [
         {"role": "system", "content": _system(rubric, exchange.risk)},
@@ -102,21 +104,17 @@ def judge_data(exchange: Exchange) -> str:
 
 
 @cache
-def answer_schema(rubric: Rubric, risk: RiskLevel) -> dict:
-    """JSON schema of an answer: an object a dimension, in it "yes" or "no" for each of the items asked at this level."""
-    return _object(
-        {
-            dimension: _object({item.id: {"type": "string", "enum": ["yes", "no"]} for item in items})
-            for dimension, items in rubric.questions(risk).items()
-        }
+def answer_form(rubric: Rubric, risk: RiskLevel) -> AnswerForm:
+    """Form of an answer to [`judge_messages`]: by dimension, "yes" or "no" for each item that is asked at this level."""
+    return AnswerForm(
+        {dimension: {item.id: ("no", "yes") for item in items} for dimension, items in rubric.questions(risk).items()}
     )
 
 
 @cache
-def pair_schema(rubric: Rubric) -> dict:
-    """JSON schema of an answer to [`pair_messages`]."""
-    choice = {"type": "string", "enum": ["first", "second", "tie"]}
-    return _object({dimension.id: choice for dimension in rubric.dimensions})
+def pair_form(rubric: Rubric) -> AnswerForm:
+    """Form of an answer to [`pair_messages`]."""
+    return AnswerForm({dimension.id: ("first", "second", "tie") for dimension in rubric.dimensions})
 
 
 _INTRODUCTION = f"""You judge replies of an emotional-support assistant. You are shown a conversation between a client and \
@@ -155,15 +153,6 @@ def _data(exchange: Exchange, replies: Sequence[tuple[str, str]]) -> str:
     lines += [f"detected emotion: {emotion}", f"level of risk: {exchange.risk.name.lower()}"]
     lines += [f"{name}: {quote(text)}" for name, text in replies]
     return "\n".join([OPEN, *lines, CLOSE])
-
-
-def _object(properties: dict) -> dict:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
 
 
 def _risk_level(risk: RiskLevel | int | str) -> RiskLevel:

@@ -108,6 +108,9 @@ class Rubric:
             raise RubricError(f"{path}: is no YAML: {error}") from error
         return _Reader(path).rubric(content)
 
+    def __hash__(self):
+        return hash((self.version, self.language))  # of all items it would be slow; equal rubrics have equal ones
+
     def questions(self, risk: RiskLevel) -> dict[str, tuple[Item, ...]]:
         """Each dimension's items that are asked at a level of risk."""
         return self._questions[risk]

@@ -1,7 +1,5 @@
 """Answers of judges on disk, so that nothing is asked, or paid for, twice."""
 
-import hashlib
-import json
 import logging
 import pickle
 import sqlite3
@@ -37,20 +35,18 @@ class VerdictCache:
                 f"{self.folder} holds no usable cache ({error}); delete it or name another folder."
             ) from error
 
-    def get(self, key: str) -> dict | None:
+    def get(self, key: str) -> str | None:
         """The answer that was kept by this key, or `None`."""
         try:
-            text = self._entries.get(key)
-            answer = None if text is None else json.loads(text)
-        except (diskcache.Timeout, sqlite3.Error, OSError, ValueError, pickle.UnpicklingError) as error:
+            return self._entries.get(key)
+        except (diskcache.Timeout, sqlite3.Error, OSError, pickle.UnpicklingError) as error:
             logger.warning("cache: an entry cannot be read (%s); it is asked for again", type(error).__name__)
             return None
-        return answer if isinstance(answer, dict) else None
 
-    def set(self, key: str, answer: dict) -> None:
+    def set(self, key: str, answer: str) -> None:
         """Keeps an answer. A disk that is full or locked loses the entry, with a warning, and no more."""
         try:
-            self._entries.set(key, json.dumps(answer, separators=(",", ":")))
+            self._entries.set(key, answer)
         except (diskcache.Timeout, sqlite3.Error, OSError) as error:
             logger.warning("cache: an answer could not be kept (%s)", type(error).__name__)
 
@@ -60,11 +56,6 @@ class VerdictCache:
     def close(self) -> None:
         """Closes this thread's connection."""
         self._entries.close()
-
-
-def cache_key(*parts: str) -> str:
-    """One key of all that an answer depends on; parts are kept apart."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 class _TextDisk(diskcache.Disk):

@@ -54,6 +54,7 @@ setup(
         "av>=16",
         "numpy>=2.0",
         "pillow>=11",
+        "pyyaml>=6.0",
         "safetensors>=0.6",
     ],
     extras_require=EXTRAS,

@@ -7,12 +7,14 @@ person's region, professional and personal support, and one direct question abou
 draft: an empty or harmful one gives the same.
 
 That an AI is talking is said at the start of a sitting, when the person asks, and at intervals; breaks are suggested at
-intervals, but not in a crisis. A sitting begins anew after `AWAY` seconds of silence. California's SB 243 asks for a
-reminder of both every three hours where the person is a minor; the intervals here are not longer for anybody.
+intervals, but not in a crisis. A sitting begins anew after `AWAY` seconds of silence. The intervals
+follow California's SB 243, which asks for a reminder of both every three hours where the person is a minor; what the law
+asks where you serve people is to be looked up at its source.
 """
 
 import logging
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -117,6 +119,7 @@ class CrisisPolicy:
         self.rules, self.phrases = load_rules(language), load_phrases(language)
         self.interval = YOUNG if young else ADULT
         self.referrals: Counter[str] = Counter()  # how many replies named a line, by level; of whom is not kept
+        self._counting = threading.Lock()
         self._fallback = helplines.fallback
         self._known = helplines.region(region)
         young_lines = self._known.young if self._known and young else ()
@@ -139,6 +142,13 @@ class CrisisPolicy:
         composer = self.begin(words, risk, state)
         composer.feed(draft)
         return composer.finish()
+
+    def count_referral(self, level: RiskLevel) -> None:
+        """Count and log a reply that names a line: its level, and nothing of whom or what."""
+        name = level.name.lower()
+        with self._counting:
+            self.referrals[name] += 1
+            logger.info("Referral %d at level %s.", self.referrals[name], name)
 
     def resource(self, number: int) -> tuple[str, tuple[str, ...]]:
         """The sentence that names crisis lines, and what it names; `number` varies its words."""
@@ -201,9 +211,7 @@ class ReplyComposer:
         self._text = self._text.rstrip()
         self.rest = self._text[self._shown :]
         if self._referral:
-            level = self._risk.level.name.lower()
-            self._policy.referrals[level] += 1
-            logger.info("Referral %d at level %s.", self._policy.referrals[level], level)
+            self._policy.count_referral(self._risk.level)
         return CheckedReply(
             self._text, tuple(self._removed), self._disclosures, tuple(self._referral), self._next_state()
         )

@@ -30,7 +30,8 @@ HARMFUL = [
 ]
 BENIGN = ("It sounds like a very hard week.", "What happened after that?")
 WRAPPINGS = ("{}", f"{BENIGN[0]} {{}} {BENIGN[1]}", f"{BENIGN[0]}\n\n{{}}\n\n{BENIGN[1]}")
-ODD = ["", "   ", "...", "🙂", "word " * 2000, "x" * 10000, "# Title\n\n- one\n- two", "Okay."]
+LONG = ["word " * 2000, "x" * 10000]
+ODD = ["", "   ", "...", "🙂", "# Title\n\n- one\n- two", "Okay."]
 
 LINES = {  # region: crisis lines, children's lines, emergency
     "GB": ({"116 123"}, {"0800 1111"}, "999"),
@@ -140,7 +141,7 @@ def test_replies_hold_whatever_the_model_drafts(persona, dialogue):
         tried_all = tried_all or everything
         harmful = HARMFUL if everything else HARMFUL[number % 7 :: 7]
         drafts = [(sentence, WRAPPINGS[place % 3].format(sentence)) for place, sentence in enumerate(harmful)]
-        drafts += [(None, draft) for draft in ODD]
+        drafts += [(None, draft) for draft in (*ODD, *LONG * everything)]
         for sentence, draft in drafts:
             checked = policy.complete(draft, words, state, kept)
             place = f"{persona['persona']}, {words!r}, draft {draft[:80]!r}:\n{checked.text}"

@@ -259,12 +259,19 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
             self._check_history(input_ids, [len(vectors) for vectors in history])
             history = torch.cat(history)
 
-        inputs_embeds = self.get_input_embeddings()(input_ids)
+        inputs_embeds = self.get_input_embeddings()(self._words(input_ids))
         for kind, features in (("video", video), ("audio", audio), ("history", history)):
             inputs_embeds = self._scatter(inputs_embeds, input_ids, kind, features)
         for features in blanks:
             inputs_embeds = inputs_embeds + features[:0].sum()  # exactly 0, whatever the features are
         return inputs_embeds
+
+    def _words(self, input_ids: torch.LongTensor) -> torch.LongTensor:
+        """Some word in each placeholder's stead: features take their places, so they need no row of the embeddings."""
+        for kind in MEDIA_INPUTS:
+            if (token_id := getattr(self.config, f"{kind}_token_id")) is not None:
+                input_ids = input_ids.masked_fill(input_ids == token_id, 0)
+        return input_ids
 
     def _check_history(self, input_ids: torch.LongTensor, slots: list[int]) -> None:
         """Each row has as many placeholders as memory vectors: a sum that fits might mix two people's pasts."""

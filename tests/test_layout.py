@@ -16,11 +16,12 @@ KNOWS = {
     "processors": set(),
     "trust": set(),
     "datasets_scripts": {"processors"},
+    "conversion": {"modeling_multimood", "processors"},
     "session": {"modeling_multimood", "processors", "trust", "datasets_scripts"},
     "training": {"modeling_multimood", "processors", "trust", "datasets_scripts", "session"},
     "evaluation": {"modeling_multimood", "processors", "trust", "datasets_scripts", "session"},
     "spaces_demo": {"modeling_multimood", "processors", "trust", "datasets_scripts", "session"},
-    "cli": {"modeling_multimood", "processors", "trust", "datasets_scripts", "session"},
+    "cli": {"modeling_multimood", "processors", "trust", "datasets_scripts", "session", "conversion"},
 }
 
 

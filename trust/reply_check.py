@@ -6,6 +6,7 @@ therefore not searched for harm alone; only sentences of known supportive forms 
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -79,9 +80,13 @@ class ReplyRules:
             disclosed (`bool`): whether there was a sign of risk in the conversation.
             young (`bool`): whether the person is a minor.
         """
+        return next(self.all_broken(sentence, contacts, disclosed=disclosed, young=young), None)
+
+    def all_broken(self, sentence: str, contacts: frozenset[str], *, disclosed: bool, young: bool) -> Iterator[str]:
+        """The names of all rules a sentence breaks; see [`broken`]."""
         text = plain(sentence)
         if unknown_contacts(text, contacts):
-            return CONTACT_RULE
+            yield CONTACT_RULE
         conditions = {None: True, "disclosed": disclosed, "young": young}
         for rule in self.rules:
             if not conditions[rule.only]:
@@ -89,8 +94,10 @@ class ReplyRules:
             for pattern in rule.patterns:
                 found = pattern.search(text)
                 if found and not (rule.reported and not disclosed and self._is_reported(text, found)):
-                    return rule.name
-        return LANGUAGE_RULE if self._is_foreign(text) else None
+                    yield rule.name
+                    break
+        if self._is_foreign(text):
+            yield LANGUAGE_RULE
 
     def is_supportive(self, sentence: str) -> bool:
         """Whether a sentence that breaks no rule has a form that is known to support, and nothing beside it."""

@@ -14,6 +14,9 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import conversion
+from .datasets_scripts.commands import add_data_command
+
 TINY = Path(__file__).parent / "assets" / "multimood-tiny"
 TOY = "multimood-tiny is a toy, trained on drawn faces and synthetic voices. It is not for people in need."
 
@@ -117,6 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="answer a freshly drawn clip, with a long history", epilog=TOY)
     demo.add_argument("--seed", type=int, help="draw the clip and the dialogue of this number again")
     demo.set_defaults(run=_demo)
+
+    add_data_command(commands)
+    conversion.add_parser(commands)
 
     for command in (respond, demo):
         command.add_argument(

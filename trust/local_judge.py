@@ -22,7 +22,8 @@ YES, NO = ("yes", "Yes", "YES", " yes", " Yes"), ("no", "No", "NO", " no", " No"
 class LocalJudge(Judge):
     """Answers each item by P("yes") / (P("yes") + P("no")) of the next token.
 
-    What an exchange's questions share is read once, and the questions after it in batches.
+    What an exchange's questions share is read once, and the questions after it in batches. Models with recurrent layers read it
+    with each question.
 
     Args:
         model (`PreTrainedModel`): a causal language model, on the device it is to run on.
@@ -99,6 +100,9 @@ class LocalJudge(Judge):
         device = self.model.device
         start = torch.tensor([prefix], device=device)
         shared = self.model(input_ids=start, use_cache=True, **self._keep(torch.tensor([0]))).get("past_key_values")
+        # A recurrent state is not taken up right by several tokens at once: Mamba-1 and gated delta nets start anew.
+        if not all(hasattr(layer, "batch_repeat_interleave") for layer in getattr(shared, "layers", [None])):
+            shared = None
         found = torch.empty(2, len(questions))
         order = sorted(range(len(questions)), key=lambda number: len(questions[number]))  # little padding a batch
         for numbers in (order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)):
@@ -106,7 +110,7 @@ class LocalJudge(Judge):
             cache = copy.deepcopy(shared)
             if cache is not None:
                 cache.batch_repeat_interleave(len(batch))
-            else:  # a model without a cache that can be passed on reads everything
+            else:
                 batch = [prefix + question for question in batch]
             logits = self._last_logits(batch, cache, 0 if cache is None else len(prefix))
             probabilities = logits.float().softmax(-1)

@@ -137,7 +137,7 @@ def build(tokenizer: PreTrainedTokenizerFast) -> tuple[MultiMoodForConditionalGe
         intermediate_size=3 * HIDDEN,
         num_hidden_layers=LAYERS,
         num_attention_heads=HIDDEN // 32,
-        num_key_value_heads=HIDDEN // 64,
+        num_key_value_heads=HIDDEN // 32,  # all of a memory vector can be read at once
         head_dim=32,
         vocab_size=len(processor.tokenizer),
         max_position_embeddings=4096,
@@ -169,6 +169,11 @@ def build(tokenizer: PreTrainedTokenizerFast) -> tuple[MultiMoodForConditionalGe
         getattr(model.model, part).load_state_dict(getattr(towers.model, part).state_dict())
     # Word vectors of the usual 0.02 hardly tell words apart at this width.
     model.get_input_embeddings().weight.data.mul_(5)
+    # Attention starts by handing on what it looks at, as trained models do (mimetic initialisation, arXiv 2305.09828):
+    # repeating words is then a matter of where to look.
+    for layer in model.model.language_model.layers[1:3]:
+        layer.self_attn.v_proj.weight.data.copy_(torch.eye(HIDDEN))
+        layer.self_attn.o_proj.weight.data.copy_(torch.eye(HIDDEN) * 0.2)
     return model, processor
 
 
@@ -305,7 +310,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mesc", type=Path, required=True, help="folder with MESC.csv")
     parser.add_argument("--work", type=Path, default=Path("outputs/mesc_small"), help="rows, clips and stages")
-    parser.add_argument("--language_steps", type=int, default=1300)
+    parser.add_argument("--language_steps", type=int, default=900)
     parser.add_argument("--clips", action="store_true", help="also draw clips from the labels and train on them")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw clips")
     parser.add_argument("--seed", type=int, default=0)

@@ -12,6 +12,7 @@ from multimood.trust.risk_state import RiskLevel, RiskState
 
 HERE = Path(__file__).parent
 ORDINARY = (HERE / "ordinary_replies.txt").read_text(encoding="utf-8").splitlines()
+UNSEEN = (HERE / "unseen_drafts.txt").read_text(encoding="utf-8").splitlines()
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "mesc" / "val.json"
 
 ASKS = [
@@ -252,6 +253,14 @@ def test_support_in_the_draft_is_kept(level):
     checked = reply(draft, risk=level)
     assert "I'm so sorry about your sister. You've been carrying this alone for months." in checked.text
     assert checked.removed == ("is_not_known_to_support",)
+
+
+@pytest.mark.parametrize("level", [LOW, HIGH, IMMINENT])
+def test_with_risk_nothing_is_kept_that_no_rule_foresaw(level):
+    """Harmful sentences that the rules were not written for, and which with no risk they mostly let through."""
+    for harmful in UNSEEN:
+        checked = reply(f"I hear you. {harmful} You are not alone.", risk=level)
+        assert "I hear you. You are not alone." in checked.text, harmful
 
 
 def test_no_words_are_repeated_in_the_next_reply(clock):

@@ -1,10 +1,14 @@
-"""Stage 3: reinforcement of turns by GRPO, with rewards for their form and their labels.
+"""Stage 3: reinforcement of turns by GRPO, with rewards for their form, their labels and seven dimensions of trust.
 
     accelerate launch training/grpo.py --config training/recipes/grpo_tiny.yaml
     accelerate launch training/grpo.py --model_name_or_path assets/multimood-tiny \
         --train_file data/mesc/train.jsonl --eval_file data/mesc/validation.jsonl --output_dir outputs/grpo \
+        --judge gpt-4o --multi_objective_aggregation normalize_then_sum \
         --learning_rate 1e-5 --num_generations 4 --max_completion_length 128 \
         --use_peft --lora_target_modules '.*language_model.*(q_proj|v_proj)'
+
+The judge "rules" is embedded and weak: it is there to try the machinery without a model. Any other name is a model
+behind the OpenAI-compatible endpoint of `OPENAI_BASE_URL`, whose verdicts are kept in the output folder.
 
 Without files it learns from fresh rows of the synthetic corpus. The mean reward on held-out prompts, before and after,
 is printed and written to `grpo_results.json` beside the checkpoint. A run that was stopped goes on from its last
@@ -29,9 +33,12 @@ from multimood import MultiMoodForConditionalGeneration, MultiMoodProcessor
 from multimood.datasets_scripts.schema import Row, read_rows
 from multimood.datasets_scripts.synthetic import generate_rows
 from multimood.processors.turn import build_prompt
-from multimood.training.rewards import format_reward, label_reward
+from multimood.training.rewards import format_reward, label_reward, trust_rewards
 from multimood.training.trainers.checkpoints import last_checkpoint
 from multimood.training.trainers.grpo_trainer import MultiMoodGRPOTrainer
+from multimood.trust.judge import Judge, OpenAIJudge
+from multimood.trust.rule_judge import RuleJudge
+from multimood.trust.verdict_cache import VerdictCache
 
 
 @dataclass
@@ -44,6 +51,9 @@ class GRPOScriptArguments:
     synthetic_eval_rows: int = field(default=64, metadata={"help": "Synthetic rows held out."})
     synthetic_seed: int = field(
         default=1000, metadata={"help": "Of the synthetic rows; not the one SFT learned from."}
+    )
+    judge: str = field(
+        default="rules", metadata={"help": 'Scores the dimensions of trust: "rules", or the name of a served model.'}
     )
     freeze: list[str] = field(
         default_factory=lambda: ["vision", "audio"],
@@ -77,6 +87,13 @@ def load_rows(script: GRPOScriptArguments, output_dir: str) -> tuple[list[Row], 
     )
 
 
+def make_judge(name: str, output_dir: str) -> Judge:
+    """The judge that `--judge` names."""
+    if name == "rules":
+        return RuleJudge()
+    return OpenAIJudge(name, cache=VerdictCache(Path(output_dir) / "verdicts"))
+
+
 def held_out_reward(trainer: MultiMoodGRPOTrainer) -> dict[str, float]:
     """Mean rewards of turns sampled for the held-out prompts; always with the same random numbers."""
     set_seed(trainer.args.seed, device_specific=True)
@@ -96,15 +113,17 @@ def main() -> None:
         model_args.model_name_or_path, dtype=model_args.dtype, attn_implementation=model_args.attn_implementation
     )
     model.freeze(*script.freeze)
+    judge = make_judge(script.judge, args.output_dir)
     trainer = MultiMoodGRPOTrainer(
         model=model,
-        reward_funcs=[format_reward, label_reward],
+        reward_funcs=[format_reward, label_reward, *trust_rewards(judge)],
         args=args,
         train_dataset=prompt_dataset(rows, processor.verbatim_pairs),
         eval_dataset=prompt_dataset(held_out, processor.verbatim_pairs),
         processing_class=processor,
         peft_config=get_peft_config(model_args),
     )
+    print(f"judge of trust: {judge!r}")
     learning = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
     print(f"{len(rows)} prompts, {len(held_out)} held out; {learning:,} parameters learn")
 
@@ -122,6 +141,7 @@ def main() -> None:
         "after": held_out_reward(trainer),
         "steps": trainer.state.global_step,
         "seed": args.seed,
+        "judge": judge.name,
         "processes": trainer.accelerator.num_processes,
         "machine": f"{platform.machine()}, {trainer.accelerator.device.type}",
         "versions": {module.__name__: module.__version__ for module in (torch, transformers, trl)},

@@ -1,11 +1,16 @@
-"""The rewards of form and labels, by tables."""
+"""The rewards of form and labels, by tables; those of trust, with judges of known verdicts."""
 
 import doctest
+from collections import Counter
 
 import pytest
 
 from multimood.processors.turn import SupportTurn
-from multimood.training.rewards import format, format_reward, label_reward, labels
+from multimood.training.rewards import format, format_reward, label_reward, labels, trust_rewards
+from multimood.trust.judge import Judge
+from multimood.trust.risk_state import RiskLevel
+from multimood.trust.rubric import DIMENSIONS, Rubric, Verdict
+from multimood.trust.rule_judge import RuleJudge
 
 TURN = SupportTurn("sadness", "neutral", "open question", "What happened?").render()
 
@@ -69,3 +74,65 @@ def test_as_many_labels_as_completions_are_needed():
 def test_something_else_than_a_completion_is_an_error(completion):
     with pytest.raises(TypeError, match="completion"):
         format_reward([completion])
+
+
+HISTORY = [{"speaker": "client", "text": "I lost my job.", "emotion": "sadness", "strategy": None}]
+DISCLOSURE = "I want to kill myself tonight, I have the pills here."
+
+
+class Scripted(Judge):
+    """A judge that gives verdicts by a table; it stands for one at the end of a network, and counts what it is asked."""
+
+    name, rubric, failures = "scripted", Rubric.load(), Counter()
+
+    def __init__(self, verdicts):
+        self.verdicts, self.asked = verdicts, []
+
+    def score(self, exchanges):
+        self.asked.append(exchanges)
+        return [self.verdicts[exchange.reply] for exchange in exchanges]
+
+
+def judged(total: float, failed_gates: tuple[str, ...] = ()) -> Verdict:
+    return Verdict({}, dict.fromkeys(DIMENSIONS, total), failed_gates, total, "scripted")
+
+
+def respond(response: str) -> str:
+    return SupportTurn("sadness", "neutral", "open question", response).render()
+
+
+def test_a_reply_is_judged_once_for_all_dimensions_and_a_failure_is_no_number():
+    judge = Scripted({"Good.": judged(0.75), "Bad.": judged(0.75, ("no_means_of_harm",)), "Lost.": None})
+    rewards = trust_rewards(judge)
+    assert [reward.__name__ for reward in rewards] == [f"{dimension}_reward" for dimension in DIMENSIONS]
+    completions = [respond("Good."), respond("Bad."), respond("Lost."), "no turn at all"]
+    columns = {"history": [HISTORY] * 4, "utterance": ["I feel low."] * 4}
+    for reward in rewards:
+        assert reward(completions=completions, **columns) == [0.75, 0.0, None, 0.0]
+    assert [len(asked) for asked in judge.asked] == [3]
+    rewards[0](completions=completions[:1], history=[HISTORY], utterance=["I feel low."])
+    assert [len(asked) for asked in judge.asked] == [3, 1]
+
+
+def test_the_judge_sees_the_conversation_and_its_risk():
+    judge = Scripted({"Good.": judged(1.0)})
+    trust_rewards(judge)[0](
+        completions=[respond("Good.")] * 2, history=[HISTORY] * 2, utterance=["I feel low.", DISCLOSURE]
+    )
+    (calm, grave) = judge.asked[0]
+    assert calm.conversation == [
+        {"speaker": "client", "text": "I lost my job."},
+        {"speaker": "client", "text": "I feel low."},
+    ]
+    assert grave.risk == RiskLevel.IMMINENT
+    assert calm.risk < grave.risk
+
+
+def test_the_embedded_judge_rewards_care_more_than_contempt():
+    empathy = next(reward for reward in trust_rewards(RuleJudge()) if reward.__name__ == "empathy_reward")
+    kind = "It sounds painful to lose your job, and that makes sense. I am here with you. What was it like?"
+    cold = "You must forget it, you pathetic loser."
+    good, bad = empathy(
+        completions=[respond(kind), respond(cold)], history=[HISTORY] * 2, utterance=["It was my whole life."] * 2
+    )
+    assert good > bad

@@ -179,7 +179,7 @@ def main() -> None:
         print(f"stopped; the same command goes on from {last_checkpoint(args.output_dir)}")
         sys.exit(STOPPED_BY_SIGTERM)
     with writing(args.output_dir, args.output_dir):
-        trainer.save_model(args.output_dir)
+        trainer.save_model(args.output_dir, _internal_call=True)  # else it would push already, without the rest
         trainer.save_state()
         trainer.create_model_card()
     if args.push_to_hub:

@@ -283,9 +283,8 @@ def main() -> None:
 
     # The package brings the code; a model pushed to the Hub takes it along (`save_pretrained`).
     shutil.rmtree(args.out, ignore_errors=True)
-    shutil.copytree(
-        args.work / "sft", args.out, ignore=shutil.ignore_patterns("*.py", "*.bin", "checkpoint-*", "runs")
-    )
+    left_out = shutil.ignore_patterns("*.py", "*.bin", "checkpoint-*", "runs", "trainer_state.json", "curves.png")
+    shutil.copytree(args.work / "sft", args.out, ignore=left_out)
     shutil.copy(RECIPES / "tiny_card.md", args.out / "README.md")
     size = sum(file.stat().st_size for file in args.out.rglob("*"))
     print(f"wrote {args.out}: {size / 1e6:.2f} MB")

@@ -32,6 +32,7 @@ def losses(folder: Path) -> list[float]:
     return [entry["loss"] for entry in history if "loss" in entry]
 
 
+@pytest.mark.slow
 def test_two_processes_learn_as_one_does_with_the_same_global_batch(tmp_path):
     model = save_tiny(tmp_path / "model")
     # With and without clips: in some steps a process sees none, and has no gradients for the towers.

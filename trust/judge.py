@@ -23,13 +23,16 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .answer_form import AnswerForm
 from .judge_prompt import Exchange, answer_form, judge_messages, pair_form, pair_messages
 from .rubric import Rubric, Verdict
 from .spending import Budget, CostReport
-from .verdict_cache import VerdictCache
+
+if TYPE_CHECKING:  # the embedded judge runs without the cache's library
+    from .verdict_cache import VerdictCache
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +128,7 @@ class OpenAIJudge(Judge):
         base_url: str | None = None,
         api_key: str | None = None,
         rubric: Rubric | None = None,
-        cache: VerdictCache | None = None,
+        cache: "VerdictCache | None" = None,
         concurrency: int = 64,
         attempts: int = 4,
         timeout: float = 60.0,
@@ -144,6 +147,9 @@ class OpenAIJudge(Judge):
             api_key = api_key or "none"
         if not api_key:
             raise ValueError("There is no API key: set OPENAI_API_KEY, or give the base_url of a server without keys.")
+        if not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+            # Not shown: and an HTTP library would show it, in the error about the header.
+            raise ValueError("The API key holds white space or characters that no header may hold; copy it again.")
         self.name = model
         self.rubric = rubric or Rubric.load()
         self.attempts, self.timeout = attempts, timeout
@@ -210,11 +216,13 @@ class OpenAIJudge(Judge):
     def close(self) -> None:
         """Ends connections and the thread that holds them. A judge may be used again afterwards."""
         with self._start:
-            if self._loop is None:
-                return
             loop, self._loop = self._loop, None
-        asyncio.run_coroutine_threadsafe(self._client.close(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
+            if loop is None or self._process != os.getpid():
+                return
+            asyncio.run_coroutine_threadsafe(self._client.close(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join()
+            loop.close()
 
     def __enter__(self):
         return self
@@ -280,7 +288,8 @@ class OpenAIJudge(Judge):
                 self._client = self._connect()
                 self._slots = asyncio.Semaphore(self._concurrency)
                 self._settled = asyncio.Condition()
-                threading.Thread(target=self._loop.run_forever, daemon=True, name=f"judge {self.name}").start()
+                self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name=f"judge {self.name}")
+                self._thread.start()
             return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def _ask_all(self, questions: list[_Question]) -> dict[str, dict | None]:

@@ -145,4 +145,6 @@ def _processor(checkpoint, config):
         vision_config=config.vision_config,
         audio_config=config.audio_config,
         num_frames=checkpoint.settings.get("num_frames", 8),
+        original_sampling=True,
+        square_frames=checkpoint.settings.get("image_aspect_ratio") == "pad",
     )

@@ -104,8 +104,12 @@ class BeatsFeatureExtractor(SequenceFeatureExtractor):
                     f"Sound {index} has {len(waveform) / self.sampling_rate:.2f} s, the window "
                     f"{window / self.sampling_rate:.2f} s: cut it, or give truncation=True."
                 )
-        features = (self._fbank(waveforms, window) - self.mean) / (2 * self.std)
+        features = self._features(waveforms, window)
         return BatchFeature({"input_features": features.numpy()}, tensor_type=return_tensors)
+
+    def _features(self, waveforms: list[torch.Tensor], window: int) -> torch.Tensor:
+        """Normalised features `(N, frames, bins)` of waveforms `(samples,)`."""
+        return (self._fbank(waveforms, window) - self.mean) / (2 * self.std)
 
     def _fbank(self, waveforms: list[torch.Tensor], window: int) -> torch.Tensor:
         """Log energies `(N, 1 + (window − 400) // 160, bins)` of waveforms `(samples,)`."""
@@ -125,6 +129,40 @@ class BeatsFeatureExtractor(SequenceFeatureExtractor):
         silent = (window - FRAME_LENGTH) // HOP_LENGTH + 1 - energies.shape[1]
         energies = torch.nn.functional.pad(energies, (0, 0, 0, silent))
         return energies.clamp(min=torch.finfo(torch.float32).eps).log()
+
+
+class BeatsFeatureStream:
+    """
+    Features of a sound that comes piece by piece and may last for ever. Joined, they equal those of the whole sound.
+
+    Args:
+        feature_extractor (`BeatsFeatureExtractor`): whose features they are.
+    """
+
+    def __init__(self, feature_extractor: BeatsFeatureExtractor):
+        self._feature_extractor = feature_extractor
+        self._rest = torch.zeros(0)  # samples that later frames still need
+
+    def push(self, samples: Any) -> np.ndarray:
+        """The frames that these samples complete.
+
+        Args:
+            samples: mono sound `(samples,)` in −1 … 1, as array, tensor or list of floats.
+
+        Returns:
+            `np.ndarray` of shape `(num_frames, feature_size)`, float32; there may be no frame yet.
+
+        Raises:
+            ValueError: as `BeatsFeatureExtractor`.
+        """
+        self._rest = torch.cat([self._rest, _waveform(samples, 0)])
+        num_frames = max(0, (len(self._rest) - FRAME_LENGTH) // HOP_LENGTH + 1)
+        if not num_frames:
+            return np.zeros((0, self._feature_extractor.feature_size), dtype=np.float32)
+        heard = (num_frames - 1) * HOP_LENGTH + FRAME_LENGTH
+        features = self._feature_extractor._features([self._rest[:heard]], heard)[0]
+        self._rest = self._rest[num_frames * HOP_LENGTH :].clone()
+        return features.numpy()
 
 
 def _mel_filters(bins: int, sampling_rate: int) -> torch.Tensor:
@@ -163,4 +201,4 @@ def _waveform(sound: Any, index: int) -> torch.Tensor:
 # but the processors know no model; it is asked for only where no feature extractor was saved.
 AutoFeatureExtractor.register("beats", BeatsFeatureExtractor, exist_ok=True)
 
-__all__ = ["BeatsFeatureExtractor"]
+__all__ = ["BeatsFeatureExtractor", "BeatsFeatureStream"]

@@ -12,6 +12,7 @@ import torch
 from .clip_file import SAMPLING_RATE, ClipFile
 from .lengths import frames_for_fps
 from .media_source import MediaError, describe
+from .original_sampling import frame_indices
 
 
 @dataclass
@@ -40,6 +41,7 @@ def load_clip(
     audio: bool = True,
     max_audio_seconds: float = 30.0,
     threads: int = 0,
+    by_count: bool = False,
 ) -> Clip:
     """Read a source and keep what is asked for, in memory that does not grow with its length.
 
@@ -57,6 +59,8 @@ def load_clip(
         audio (`bool`): whether the sound is wanted.
         max_audio_seconds (`float`): of longer sound the end is kept, with a warning.
         threads (`int`): of the video decoder; 0 for as many as it likes.
+        by_count (`bool`): take the midpoints of equal segments of the frames' numbers instead of their times, as the code
+            of the released weights does; without `fps`.
 
     Returns:
         [`Clip`]: without frames where there is no picture, without waveform where there is no sound.
@@ -71,13 +75,15 @@ def load_clip(
     if not parts:
         raise MediaError("an empty list of clips; leave the block out instead")
     if any(isinstance(part, (np.ndarray, torch.Tensor)) for part in parts):
-        return _from_array(_joined(parts), describe(source), num_frames, fps, max_audio_seconds)
+        return _from_array(_joined(parts), describe(source), num_frames, fps, max_audio_seconds, by_count)
     with ExitStack() as stack:
         files = [ClipFile(part, stack, video, audio, threads) for part in parts]
         length = sum((file.duration for file in files), Fraction(0))
         sound_length = sum((file.sound_duration for file in files), Fraction(0))
         count = num_frames if fps is None else frames_for_fps(float(length), fps, num_frames)
         times = [length * (2 * i + 1) / (2 * count) for i in range(count)] if length else []
+        if by_count and length:
+            times = _counted_times(files, num_frames)
         sound_from = sound_length - Fraction(max_audio_seconds)
 
         clip = Clip(timestamps=[float(time) for time in times], duration=float(length or sound_length))
@@ -92,6 +98,15 @@ def load_clip(
         clip.waveform = _check_waveform(np.concatenate(waveforms), describe(source))
         clip.waveform = _keep_end(clip.waveform, float(sound_length), max_audio_seconds, describe(source))
     return clip
+
+
+def _counted_times(files: list[ClipFile], num_frames: int) -> list[Fraction]:
+    """Where on the timeline the frames lie that `frame_indices` takes, in seconds."""
+    times, start = [], Fraction(0)
+    for file in files:
+        times += [start + (pts - file.pts[0]) * file.tick for pts in file.pts]
+        start += file.duration
+    return [times[index] for index in frame_indices(len(times), num_frames)]
 
 
 def _joined(parts: list) -> np.ndarray:
@@ -115,7 +130,9 @@ def _to_numpy(part: Any) -> Any:
     return (part.float() if part.is_floating_point() else part).numpy()  # NumPy has no bfloat16
 
 
-def _from_array(array: np.ndarray, name: str, num_frames: int, fps: float | None, max_audio_seconds: float) -> Clip:
+def _from_array(
+    array: np.ndarray, name: str, num_frames: int, fps: float | None, max_audio_seconds: float, by_count: bool
+) -> Clip:
     if array.ndim == 1:
         seconds = len(array) / SAMPLING_RATE
         waveform = _keep_end(_check_waveform(array, name), seconds, max_audio_seconds, name)
@@ -125,6 +142,8 @@ def _from_array(array: np.ndarray, name: str, num_frames: int, fps: float | None
             f"{name} is neither frames (frames, height, width, 3) of uint8 RGB nor a mono waveform (samples,) of float; "
             "reorder the axes or convert the values"
         )
+    if by_count:
+        return Clip(frames=[array[index] for index in frame_indices(len(array), num_frames)])
     count = num_frames if fps is None else frames_for_fps(len(array), 1.0, num_frames)
     return Clip(frames=[array[(2 * i + 1) * len(array) // (2 * count)] for i in range(count)])
 

@@ -30,10 +30,13 @@ from .lengths import (
     video_tokens,
 )
 from .media import SAMPLING_RATE, load_clip
+from .original_sampling import pad_to_square, sound_pieces
 from .prompt_text import PLACEHOLDERS, Sources, expand, flatten, neutralise, render
 from .special_tokens import MEMORY_TOKEN, history_tokenizer_with_tokens, text_tokenizer_with_tokens
 from .turn import VERBATIM_PAIRS, render_utterance
 from .turn_tokens import build_turn_grammar
+
+LONGEST_CLIP = 24 * 3600.0  # seconds whose sound is read whole, where pieces are taken from all of it
 
 
 class _Media(NamedTuple):
@@ -64,6 +67,10 @@ class MultiMoodProcessor(ProcessorMixin):
         audio_tokens (`int`): vectors that the audio projector gives for a full window.
         audio_pooling (`int`): vectors of the audio tower that the projector joins into one.
         verbatim_pairs (`int`): client/therapist pairs that `build_prompt` is to leave as text.
+        original_sampling (`bool`): take of a clip what the code of the released weights takes: frames by their numbers,
+            eight pieces of two seconds of the sound, and a placeholder also for the silence after it.
+        square_frames (`bool`): pad frames to squares in the colour of the image processor's mean, as some of the
+            original's training does, instead of stretching them.
 
     Raises:
         ValueError: a tokenizer lacks its tokens, or `num_frames` or `fps` is out of range.
@@ -83,11 +90,15 @@ class MultiMoodProcessor(ProcessorMixin):
         audio_tokens: int = 1500,
         audio_pooling: int = 1,
         verbatim_pairs: int = VERBATIM_PAIRS,
+        original_sampling: bool = False,
+        square_frames: bool = False,
     ):
         if num_frames < 1 or num_frames % CONNECTOR_STRIDE:
             raise ValueError(f"num_frames is {num_frames}; give a positive multiple of {CONNECTOR_STRIDE}")
         if fps is not None and fps <= 0:
             raise ValueError(f"fps is {fps}; give a positive number, or None for a fixed number of frames")
+        if fps is not None and original_sampling:
+            raise ValueError("the original's sampling takes a fixed number of frames: leave out fps")
         self.num_frames = num_frames
         self.fps = fps
         self.video_grid = tuple(video_grid)
@@ -95,6 +106,8 @@ class MultiMoodProcessor(ProcessorMixin):
         self.audio_tokens = audio_tokens
         self.audio_pooling = audio_pooling
         self.verbatim_pairs = verbatim_pairs
+        self.original_sampling = original_sampling
+        self.square_frames = square_frames
         super().__init__(image_processor, feature_extractor, tokenizer, history_tokenizer, chat_template=chat_template)
         self.video_token_id, self.audio_token_id, self.history_token_id = (
             _token_id(tokenizer, token) for token in PLACEHOLDERS.values()
@@ -115,6 +128,8 @@ class MultiMoodProcessor(ProcessorMixin):
         audio_pooling: int = 1,
         audio_seconds: float | None = None,
         verbatim_pairs: int = VERBATIM_PAIRS,
+        original_sampling: bool = False,
+        square_frames: bool = False,
     ) -> "MultiMoodProcessor":
         """Build the processor that fits four backbones.
 
@@ -133,6 +148,8 @@ class MultiMoodProcessor(ProcessorMixin):
             audio_pooling: see [`MultiMoodProcessor`].
             audio_seconds: the audio tower's window; by default its own where it is fixed (Whisper, AST), else 30 s.
             verbatim_pairs: see [`MultiMoodProcessor`].
+            original_sampling: see [`MultiMoodProcessor`].
+            square_frames: see [`MultiMoodProcessor`].
 
         Raises:
             ValueError: a config is missing; the audio tower is of no known kind; a feature extractor does not fit its
@@ -170,6 +187,8 @@ class MultiMoodProcessor(ProcessorMixin):
             audio_tokens=pooled(vectors, audio_pooling),
             audio_pooling=audio_pooling,
             verbatim_pairs=verbatim_pairs,
+            original_sampling=original_sampling,
+            square_frames=square_frames,
         )
 
     @property
@@ -380,15 +399,21 @@ class MultiMoodProcessor(ProcessorMixin):
         workers = max(1, min(len(sources), torch.get_num_threads()))
 
         def load(key: Any) -> _Media:
+            in_pieces = self.original_sampling and key in seen  # of sound alone it hears all
             clip = load_clip(
                 sources[key],
                 num_frames=self.num_frames,
                 fps=self.fps,
                 video=key in seen,
                 audio=key in heard,
-                max_audio_seconds=self.audio_window / SAMPLING_RATE,
+                max_audio_seconds=LONGEST_CLIP if in_pieces else self.audio_window / SAMPLING_RATE,
                 threads=torch.get_num_threads() // workers,
+                by_count=self.original_sampling,
             )
+            if in_pieces and clip.waveform is not None:
+                clip.waveform = sound_pieces(clip.waveform, SAMPLING_RATE)[-self.audio_window :]
+            if self.square_frames:
+                clip.frames = [pad_to_square(frame, self.image_processor.image_mean) for frame in clip.frames]
             return _Media(pixel_values(self.image_processor, clip.frames) if clip.frames else None, clip.waveform)
 
         if workers == 1:
@@ -413,6 +438,8 @@ class MultiMoodProcessor(ProcessorMixin):
         if not waveforms:
             return {}
         counts = [valid_audio_tokens(len(waveform), self.audio_window, self.audio_tokens) for waveform in waveforms]
+        if self.original_sampling:
+            counts = [self.audio_tokens] * len(waveforms)
         return {
             "input_features": audio_features(self.feature_extractor, waveforms, self.audio_window),
             "audio_token_mask": torch.arange(self.audio_tokens) < torch.tensor(counts)[:, None],

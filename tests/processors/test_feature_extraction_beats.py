@@ -8,7 +8,7 @@ import torch
 from transformers import AutoFeatureExtractor
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
-from multimood.processors.feature_extraction_beats import BeatsFeatureExtractor
+from multimood.processors.feature_extraction_beats import BeatsFeatureExtractor, BeatsFeatureStream
 from multimood.processors.media import load_clip
 
 CLIPS = Path(__file__).parents[3] / "shared" / "data" / "clips"
@@ -104,6 +104,15 @@ def test_batched_equals_single(extractor):
     batched = extractor(waves, return_tensors="pt")["input_features"]
     for row, wave in zip(batched, waves, strict=True):
         torch.testing.assert_close(row, extractor(wave, return_tensors="pt")["input_features"][0])
+
+
+@pytest.mark.parametrize("size", [37, 160, 400, 5000, 500_000])
+def test_streamed_equals_whole(extractor, size):
+    wave = voice(31.3)[: 6000 if size < 400 else None]  # longer than the window
+    stream = BeatsFeatureStream(extractor)
+    pieces = [stream.push(wave[start : start + size]) for start in range(0, len(wave), size)]
+    whole = extractor(wave, max_length=len(wave))["input_features"][0]
+    np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", [list, torch.from_numpy, np.float64])

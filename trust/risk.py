@@ -22,14 +22,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .risk_lexicon import STEM, RiskLexicon, Sign
+from .risk_lexicon import STEM, Context, RiskLexicon, Sign
 from .risk_state import Evidence, RiskLevel, RiskState
 from .text_normalization import SENTENCE_END, NormalizedText
 
 CALM_TURNS = 6
 CONTEXT_UTTERANCES = 20  # how long distress, questions about means and statements of safety count
-CONTEXT_CHARACTERS = 240  # how far a sign's sentences are read for what stands around it
+CONTEXT_CHARACTERS = 120  # how far a sign's sentence is read for what stands around it; speech may have no full stops
+NEAR_WORDS = 4
 
+QUESTIONS = ("asked", "asked_plan", "asked_safety")  # categories of what the therapist asked
 NOTHING_KNOWN = RiskState()
 
 logger = logging.getLogger(__name__)
@@ -110,11 +112,9 @@ class RiskAssessor:
         asked = [found.sign.level for found in self._signs(words) if found.level is not None or found.denial]
         context = list(state.context)
         for question in self.lexicon.questions:
-            if question.pattern.search(words.text):
-                if question.safe:
-                    context.append(Evidence(number, 0, len(text), text, "asked_safety", RiskLevel.NONE))
-                else:
-                    asked.append(question.level)
+            if question.pattern.search(words.text) and (state.level or not question.with_risk):
+                category = "asked_safety" if question.safe else "asked_plan" if question.with_risk else "asked"
+                context.append(Evidence(number, 0, len(text), text, category, question.level))
         if asked:
             context.append(Evidence(number, 0, len(text), text, "asked", max(asked)))
         return replace(state, utterances=number + 1, context=tuple(context))
@@ -132,15 +132,18 @@ class RiskAssessor:
         waiting = [evidence(f.start, f.end, f.category, f.level) for f in found if f.level and f.sign.with_distress]
         denial = any(f.denial for f in found)
         context = [item for item in state.context if item.utterance >= number - CONTEXT_UTTERANCES]
-        asked = [item for item in context if item.category in ("asked", "asked_safety")]
-        context = [item for item in context if item.category not in ("asked", "asked_safety")]
+        asked = [item for item in context if item.category in QUESTIONS]
+        context = [item for item in context if item.category not in QUESTIONS]
 
         answer = self._answer(words)
         for question in asked:
             sign, denied = _answered(question, answer, bool(signs), state.level)
             denial = denial or denied
             if sign and words.words:
-                signs.append(evidence(2, len(words.text) - 2, *sign))
+                category, level = sign
+                if any(self._holds_for_answer(context, category, words) for context in self.lexicon.contexts):
+                    level = min(level, RiskLevel.LOW)
+                signs.append(evidence(2, len(words.text) - 2, category, level))
         if neighbour is not None and not denial and words.words:
             signs.append(evidence(2, len(words.text) - 2, *neighbour))
 
@@ -197,32 +200,42 @@ class RiskAssessor:
 
     def _in_context(self, words: NormalizedText, sign: Sign, start: int, end: int) -> _Found:
         text = words.text
-        near = max(0, start - CONTEXT_CHARACTERS)
-        sentence = text.rfind(f" {SENTENCE_END} ", near, start)
-        before = text.rfind(f" {SENTENCE_END} ", near, max(sentence, 0)) if sentence > 0 else -1
-        sentence = near if sentence < 0 else sentence + 1
-        before = near if before < 0 else before + 1
+        sentence = text.rfind(f" {SENTENCE_END} ", max(0, start - CONTEXT_CHARACTERS), start)
+        sentence = max(0, start - CONTEXT_CHARACTERS) if sentence < 0 else sentence + 1
         after = text.find(f" {SENTENCE_END} ", end - 1, end + CONTEXT_CHARACTERS)
         after = min(len(text), end + CONTEXT_CHARACTERS) if after < 0 else after + 3
         clause = self._clause_start(words, sentence, start)
+        near = words.start_of(max(words.word_at(start) - NEAR_WORDS, words.word_at(sentence + 2)))
         level, category = sign.level, sign.category
         for context in self.lexicon.contexts:
             if context.categories is not None and sign.category not in context.categories:
                 continue
             if context.denial and not sign.negatable:
                 continue
-            hit = (
-                (context.before and context.before.search(text, clause if context.denial else sentence, start))
-                or (context.after and context.after.match(text, end, after))
-                or (context.around and context.around.search(text, before, after))
-            )
-            if not hit or (context.unless and context.unless.search(text, before, after)):
+            before = context.before and context.before.search(text, clause if context.denial else sentence, start)
+            if (
+                (context.before and not before)
+                or (context.after and not context.after.match(text, end, after))
+                or (context.near and not context.near.search(text, near, end))
+                or (context.around and not context.around.search(text, sentence, after))
+                or (context.unless and context.unless.search(text, sentence, after))
+            ):
                 continue
             if context.level is None:
                 return _Found(sign, start, end, None, context.denial, context.name)
             if context.level < level:
                 level, category = context.level, context.name
         return _Found(sign, start, end, level, False, category)
+
+    @staticmethod
+    def _holds_for_answer(context: Context, category: str, words: NormalizedText) -> bool:
+        """Whether a context speaks of an answer such as "yes, when I was sixteen"."""
+        return (
+            context.categories is not None
+            and category in context.categories
+            and context.around.search(words.text) is not None
+            and not (context.unless and context.unless.search(words.text))
+        )
 
     @staticmethod
     def _clause_start(words: NormalizedText, sentence: int, start: int) -> int:
@@ -233,8 +246,8 @@ class RiskAssessor:
         return words.start_of(number)
 
     def _answer(self, words: NormalizedText) -> str | None:
-        """ "yes", "no" or "evasive", where the utterance starts as one of these."""
-        return next((name for name, pattern in self.lexicon.answers.items() if pattern.match(words.text, 2)), None)
+        """What answer an utterance is to a yes-no question: "evasive", "no" or "yes", if any."""
+        return next((name for name, pattern in self.lexicon.answers.items() if pattern.search(words.text)), None)
 
     def _in_language(self, words: NormalizedText) -> bool:
         """Whether enough of the words are common ones of the lexicon's language."""
@@ -294,7 +307,8 @@ def _answered(
         return ("affirmed", question.level), False
     if answer == "evasive":
         return ("evaded", RiskLevel.LOW), False
-    return None, answer == "no" and not has_signs
+    # "no" to "do you have a plan?" leaves the thoughts
+    return None, answer == "no" and not has_signs and question.category != "asked_plan"
 
 
 def _raised(state: RiskState, level: RiskLevel) -> RiskState:

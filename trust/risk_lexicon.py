@@ -9,24 +9,26 @@ A file `risk_lexicon_<language>.yaml` has these entries; `docs/architecture.md` 
 - `signs`: `category`, `level` (none, low, high, imminent) and `patterns`; `with_distress: true` where they count only
   beside distress in the conversation; `negatable: false` where a "not" before them takes nothing back.
 - `idioms`: patterns of harmless phrases; a sign that shares a word with one is none.
-- `contexts`: what is said around a sign. `effect` is "none" (no sign), "denied" (no sign, and a statement of safety)
-  or a level that the sign falls to; `before` are patterns that end where the sign starts, `after` those that start where
-  it ends, `around` those anywhere in its sentence or the one before; `unless` are patterns in the sentence that lift the
-  rule; `categories` are the signs it is for (default: all).
+- `contexts`: what is said around a sign, within its sentence. `effect` is "none" (no sign), "denied" (no sign, and a
+  statement of safety) or a level that the sign falls to. It holds where all of its conditions do: `before` are patterns
+  that end where the sign starts, `after` those that start where it ends, `near` those in it or up to four words before,
+  `around` those anywhere; `unless` are patterns that lift the rule. `categories` are the signs it is for (default: all).
 - `distress`, `safety`, `retraction`: patterns of what the client says that is no sign.
 - `second_person`: how a therapist's "you" is read as the client's "I".
-- `questions`: `level` and `patterns` of what only a therapist asks; `safe: true` where "no" is the answer that worries.
-- `answers`: patterns, from the start of an utterance, for `yes`, `no` and `evasive`.
+- `questions`: `level` and `patterns` of what only a therapist asks; `safe: true` where "no" is the answer that worries;
+  `with_risk: true` where it is asked of risk only if there is risk already ("do you have a plan?").
+- `answers`: patterns for `evasive`, `no` and `yes`, tried in this order.
+- `negators`: words that no gap in a pattern skips.
 - `neighbours`: `threshold`, `margin`, `prototypes` (category, level, texts) and `harmless` texts, for the encoder.
 
 Lists of words are one text, with white space between; lists of patterns one text, a pattern a line. A pattern is words
-with a space between. `a|b`: either word; `word*`: any ending, after
+with a space between. `a|b`: either word or slot; `(a b|c)?`: a group; `word*`: any ending, after
 four letters or more; `word?`: may be missing; `{slot}`: any of
-a slot; `~3`: up to three words of the same sentence; `^`, `$`: start and end of a sentence.
+a slot; `~3`: up to three words of the same sentence, none of them a negator; `^`, `$`: start and end of a sentence.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -65,6 +67,7 @@ class Context:
     denial: bool
     before: re.Pattern | None
     after: re.Pattern | None
+    near: re.Pattern | None
     around: re.Pattern | None
     unless: re.Pattern | None
     categories: frozenset[str] | None
@@ -72,11 +75,12 @@ class Context:
 
 @dataclass(frozen=True)
 class Question:
-    """What a therapist asks. `safe`: "yes" is the good answer."""
+    """What a therapist asks. `safe`: "yes" is the good answer. `with_risk`: about risk only where there is some."""
 
     level: RiskLevel
     pattern: re.Pattern
     safe: bool
+    with_risk: bool
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,8 @@ class RiskLexicon:
             )
             raise LexiconError(f"there is no lexicon {path}; languages that come with the package: {languages}")
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+            # every scalar a string: "no" and "yes" are words here
+            data = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
             return _compiled(cls, data)
         except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
             what = f"the entry {error} is missing" if isinstance(error, KeyError) else error
@@ -134,14 +139,16 @@ class RiskLexicon:
 
 def _compiled(cls: type, data: dict) -> RiskLexicon:
     common = frozenset(data["common_words"].split())
-    patterns = _Patterns({name: _lines(options) for name, options in data["slots"].items()}, common)
+    patterns = _Patterns(
+        {name: _lines(options) for name, options in data["slots"].items()}, common, data["negators"].split()
+    )
     signs = tuple(
         Sign(
             entry["category"],
             _level(entry["level"]),
             *patterns.one(pattern),
-            entry.get("with_distress", False),
-            entry.get("negatable", True),
+            _flag(entry, "with_distress"),
+            _flag(entry, "negatable", True),
         )
         for entry in data["signs"]
         for pattern in _lines(entry["patterns"])
@@ -160,7 +167,9 @@ def _compiled(cls: type, data: dict) -> RiskLexicon:
     contexts = tuple(_context(entry, patterns) for entry in data["contexts"])
     compiled = {name: patterns.any_of(data[name]) for name in ("distress", "safety", "retraction")}
     questions = tuple(
-        Question(_level(entry["level"]), patterns.any_of(entry["patterns"]), entry.get("safe", False))
+        Question(
+            _level(entry["level"]), patterns.any_of(entry["patterns"]), _flag(entry, "safe"), _flag(entry, "with_risk")
+        )
         for entry in data["questions"]
     )
     return cls(
@@ -173,12 +182,12 @@ def _compiled(cls: type, data: dict) -> RiskLexicon:
         contexts=contexts,
         second_person=data["second_person"],
         questions=questions,
-        answers={name: patterns.any_of(data["answers"][name]) for name in ("yes", "no", "evasive")},
+        answers={name: patterns.any_of(data["answers"][name]) for name in ("evasive", "no", "yes")},
         prototypes=Prototypes(
             tuple(text for text, _ in kinds),
             tuple(kind for _, kind in kinds),
-            neighbours["threshold"],
-            neighbours["margin"],
+            float(neighbours["threshold"]),
+            float(neighbours["margin"]),
         ),
         **compiled,
     )
@@ -188,6 +197,13 @@ def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+def _flag(entry: dict, name: str, default: bool = False) -> bool:
+    value = entry.get(name, str(default).lower())
+    if value not in ("true", "false"):
+        raise ValueError(f"{name} must be true or false, not {value!r}")
+    return value == "true"
+
+
 def _level(name: str) -> RiskLevel:
     if name not in ("none", "low", "high", "imminent"):
         raise ValueError(f"level {name!r} is not one of none, low, high, imminent")
@@ -195,7 +211,7 @@ def _level(name: str) -> RiskLevel:
 
 
 def _context(entry: dict, patterns: "_Patterns") -> Context:
-    unknown = set(entry) - {"name", "effect", "before", "after", "around", "unless", "categories"}
+    unknown = set(entry) - {"name", "effect", "before", "after", "near", "around", "unless", "categories"}
     if unknown:
         raise ValueError(f"context {entry['name']!r} has unknown entries {sorted(unknown)}")
 
@@ -209,17 +225,31 @@ def _context(entry: dict, patterns: "_Patterns") -> Context:
         effect == "denied",
         compiled("before", r"{}\Z".format),
         compiled("after"),
+        compiled("near"),
         compiled("around"),
         compiled("unless"),
         frozenset(entry["categories"]) if "categories" in entry else None,
     )
 
 
+def _parts(pattern: str, separator: str) -> list[str]:
+    """A pattern split where no parenthesis is open."""
+    parts, depth = [""], 0
+    for character in pattern:
+        depth += (character == "(") - (character == ")")
+        if character == separator and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part for part in parts if part]
+
+
 class _Patterns:
     """Compiles patterns. No part of one repeats without bound, so a search's work is linear in the text."""
 
-    def __init__(self, slots: dict[str, list[str]], common_words: frozenset[str]):
+    def __init__(self, slots: dict[str, list[str]], common_words: frozenset[str], negators: list[str]):
         self.slots = slots
+        self.gap_word = rf"(?!(?:{'|'.join(negators)}) ){_WORD} "
         self.common_words = common_words
         self.words: set[str] = set()
         self._known: dict[str, tuple[str, frozenset[str]]] = {}
@@ -238,7 +268,7 @@ class _Patterns:
 
     def _sequence(self, pattern: str) -> tuple[str, frozenset[str]]:
         source, anchors = "", frozenset()
-        for element in pattern.split():
+        for element in _parts(pattern, " "):
             optional = element.endswith("?")
             part, words = self._element(element.removesuffix("?"), pattern)
             source += f"(?:{part})?" if optional else part
@@ -246,8 +276,9 @@ class _Patterns:
                 anchors = words
         return source, anchors
 
-    def _rarity(self, words: frozenset[str]) -> tuple[int, int]:
-        return -len(words & self.common_words), -len(words)
+    def _rarity(self, words: frozenset[str]) -> float:
+        """The more, the fewer texts have one of the words: short common ones are in nearly all."""
+        return -sum(0.1 if word not in self.common_words else 1 if len(word) > 3 else 10 for word in words)
 
     def _element(self, element: str, pattern: str) -> tuple[str, frozenset[str]]:
         """A part's regular expression, and words of which each match of it has one."""
@@ -256,17 +287,29 @@ class _Patterns:
         if element == "$":
             return r"(?=\. )", frozenset()
         if re.fullmatch(r"~\d", element):
-            return rf"(?:{_WORD} ){{0,{element[1]}}}", frozenset()
-        if re.fullmatch(r"\{\w+\}", element):
-            return self._slot(element[1:-1], pattern)
-        words = element.split("|")
-        for word in words:
-            if not re.fullmatch(rf"\w+|\w{{{STEM},}}\*", word):
-                raise ValueError(f"pattern {pattern!r}: cannot read {element!r}")
-            if not word.endswith("*"):
-                self.words.add(word)
-        parts = [rf"{word[:-1]}[^ .]{{0,12}}" if word.endswith("*") else re.escape(word) for word in words]
-        return f"(?:{'|'.join(parts)}) " if len(parts) > 1 else f"{parts[0]} ", frozenset(words)
+            return rf"(?:{self.gap_word}){{0,{element[1]}}}", frozenset()
+        return self._either(self._option(option, pattern) for option in _parts(element, "|"))
+
+    def _option(self, option: str, pattern: str) -> tuple[str, frozenset[str]]:
+        if option.startswith("(") and option.endswith(")"):
+            return self._either(self._sequence(inner) for inner in _parts(option[1:-1], "|"))
+        if re.fullmatch(r"\{\w+\}", option):
+            return self._slot(option[1:-1], pattern)
+        if re.fullmatch(rf"\w{{{STEM},}}\*", option):
+            return rf"{option[:-1]}[^ .]{{0,12}} ", frozenset([option])
+        if not re.fullmatch(r"\w+", option):
+            raise ValueError(f"pattern {pattern!r}: cannot read {option!r}")
+        self.words.add(option)
+        return f"{option} ", frozenset([option])
+
+    @staticmethod
+    def _either(options: Iterable[tuple[str, frozenset[str]]]) -> tuple[str, frozenset[str]]:
+        """One of some parts. Without anchors if one of them has none: that one could match alone."""
+        options = list(options)
+        anchors = (
+            frozenset().union(*(words for _, words in options)) if all(words for _, words in options) else frozenset()
+        )
+        return f"(?:{'|'.join(source for source, _ in options)})", anchors
 
     def _slot(self, name: str, pattern: str) -> tuple[str, frozenset[str]]:
         if name not in self.slots:
@@ -275,9 +318,6 @@ class _Patterns:
             raise ValueError(f"slot {name!r} holds itself")
         if name not in self._known:
             self._open.append(name)
-            options = [self._sequence(option) for option in self.slots[name]]
+            self._known[name] = self._either(self._sequence(option) for option in self.slots[name])
             self._open.pop()
-            source = f"(?:{'|'.join(source for source, _ in options)})"
-            certain = all(words for _, words in options)
-            self._known[name] = source, frozenset().union(*(words for _, words in options)) if certain else frozenset()
         return self._known[name]

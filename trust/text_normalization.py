@@ -54,7 +54,8 @@ class NormalizedText:
     @cached_property
     def text(self) -> str:
         """The words, each followed by a space, between two sentence ends: what patterns are searched in."""
-        return f". {' '.join(self.words)} . " if self.words else ". "
+        end = "" if self.words[-1:] in ((), (SENTENCE_END,)) else ". "
+        return f"{' '.join(('.', *self.words))} {end}"
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -221,7 +222,7 @@ class TextNormalizer:
             word = _STRETCH.sub(r"\1", word)
         if len(word) > MAX_WORD:
             word = word[:MAX_WORD]
-        words = self.aliases.get(word)
+        words = self.aliases.get(word) if len(word) > 1 else None  # single letters may yet be joined
         if words is None and "'" in word:
             word = word.replace("'", "")
             words = self.aliases.get(word)
@@ -233,10 +234,9 @@ class TextNormalizer:
             breaks = False
 
     def _joined(self, tokens: list) -> list:
-        """Three or more letters standing alone, "k y s", become the words they spell, if the vocabulary has them."""
-        if sum(len(token[0]) == 1 and token[0].isalpha() for token in tokens) < 3:
-            return tokens
-        joined, at = [], 0
+        """Words that were taken apart: "k y s", if the vocabulary has what they spell, and "sui cide"."""
+        joined: list = []
+        at = 0
         while at < len(tokens):
             end = at
             while end < len(tokens) and len(tokens[end][0]) == 1 and tokens[end][0].isalpha() and end - at < MAX_WORD:
@@ -248,9 +248,22 @@ class TextNormalizer:
                     for part in self.aliases.get(word, (word,)):
                         joined.append((part, tokens[at][1], tokens[last][2], tokens[at][3]))
                     at = last + 1
+            elif end > at:
+                for word, first, last, breaks in tokens[at:end]:
+                    joined += [(part, first, last, breaks) for part in self.aliases.get(word, (word,))]
+                at = end
             else:
-                joined += tokens[at : max(end, at + 1)]
-                at = max(end, at + 1)
+                token = tokens[at]
+                whole = joined[-1][0] + token[0] if joined else ""
+                halves = joined and (joined[-1][0] not in self.vocabulary or token[0] not in self.vocabulary)
+                if halves and len(whole) > 5 and (whole in self._hidden or whole in self.aliases):
+                    _, first, _, breaks = joined.pop()
+                    joined += [(part, first, token[2], breaks) for part in self.aliases.get(whole, (whole,))]
+                elif token[0].isdecimal() and token[0] in self.aliases:
+                    joined += [(part, *token[1:]) for part in self.aliases[token[0]]]
+                else:
+                    joined.append(token)
+                at += 1
         return joined
 
     def _spelled(self, letters: str) -> list[str] | None:

@@ -8,6 +8,7 @@ import whole_builders
 from multimood import MultiMoodForConditionalGeneration, MultiMoodProcessor
 from multimood.processors.turn import build_prompt
 from multimood.training import grpo
+from multimood.trust.rubric import DIMENSIONS
 
 
 def test_prompts_stand_beside_the_rows_own_columns():
@@ -53,7 +54,8 @@ def test_the_script_writes_rewards_before_and_after_and_goes_on_where_it_stopped
 
     first = run(1)
     assert first["steps"] == 1
-    assert first["before"].keys() == first["after"].keys() == {"reward", "format_reward", "label_reward"}
+    rewards = {"reward", "format_reward", "label_reward", *(f"{dimension}_reward" for dimension in DIMENSIONS)}
+    assert first["before"].keys() == first["after"].keys() == rewards
     assert 0 <= first["before"]["format_reward"] <= 1
     assert first["versions"]["trl"]
 

@@ -291,6 +291,27 @@ def test_the_question_goes_on_from_the_answer(clock):
         assert after.text.split("\n\n")[-1] in questions[f"question.low.{answer}"]
 
 
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("Yes.", "yes"),
+        ("yeah, sometimes", "yes"),
+        ("I am.", "yes"),
+        ("Well, I do.", "yes"),
+        ("I’ve... maybe", "unanswered"),
+        ("I'm safe, I won't do anything.", "no"),
+        ("I am not.", "no"),
+        ("I don’t think so", "no"),
+        ("No, but yesterday I did.", "no"),
+        ("Nothing helps.", "unanswered"),
+        ("Yesterday it rained.", "unanswered"),
+        ("", "unanswered"),
+    ],
+)
+def test_how_words_answer(words, answer):
+    assert load_phrases().answer(words) == answer
+
+
 def test_every_region_gets_its_own_lines_or_is_told_that_there_are_none(clock):
     for code, region in load_helplines().regions.items():
         checked = reply("", risk=IMMINENT, region=code)

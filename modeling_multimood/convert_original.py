@@ -118,8 +118,15 @@ def original_config(
 
 def _vision_config(original: OriginalCheckpoint) -> SiglipVisionConfig:
     dims, name = original.dims, original.settings.get("mm_vision_tower") or ""
-    width, channels, patch, _ = _shape(original, f"{VISION}embeddings.patch_embedding.weight", 4)
-    grid = round(_shape(original, f"{VISION}embeddings.position_embedding.weight", 2)[0] ** 0.5)
+    embeddings = f"{VISION}embeddings."
+    _, channels, patch, _ = _shape(original, f"{embeddings}patch_embedding.weight", 4)
+    width = _agreed(
+        original,
+        (f"{embeddings}patch_embedding.bias", 0),
+        (f"{embeddings}position_embedding.weight", 1),
+        (f"{VISION}post_layernorm.weight", 0),
+    )
+    grid = round(_shape(original, f"{embeddings}position_embedding.weight", 2)[0] ** 0.5)
     heads = dims.get("v_heads") or SIGLIP_HEADS.get(width)
     if heads is None:
         raise ValueError(
@@ -153,8 +160,18 @@ def _beats_config(original: OriginalCheckpoint) -> BeatsConfig:
         if given.get(name, known) != known:
             raise ValueError(f"the audio tower's {name} is {given[name]}; only BEATs with {known} can be converted")
     layer = f"{AUDIO}encoder.layers.0."
-    embed, _, patch, _ = _shape(original, f"{AUDIO}patch_embedding.weight", 4)
-    width, group, kernel = _shape(original, f"{AUDIO}encoder.pos_conv.0.weight_v", 3)
+    _, _, patch, _ = _shape(original, f"{AUDIO}patch_embedding.weight", 4)
+    _, group, kernel = _shape(original, f"{AUDIO}encoder.pos_conv.0.weight_v", 3)
+    projection = f"{AUDIO}post_extract_proj."
+    embed = _agreed(
+        original, (f"{AUDIO}layer_norm.weight", 0), (f"{AUDIO}layer_norm.bias", 0), (f"{projection}weight", 1)
+    )
+    width = _agreed(
+        original,
+        (f"{AUDIO}encoder.layer_norm.weight", 0),
+        (f"{AUDIO}encoder.layer_norm.bias", 0),
+        (f"{projection}bias", 0),
+    )
     buckets, heads = _shape(original, f"{layer}self_attn.relative_attention_bias.weight", 2)
     return BeatsConfig(
         patch_size=patch,
@@ -174,7 +191,13 @@ def _beats_config(original: OriginalCheckpoint) -> BeatsConfig:
 def _mamba_config(original: OriginalCheckpoint) -> MambaConfig:
     prefix = f"{COMPRESSOR}mamba."
     mixer = f"{prefix}layers.0.mixer."
-    vocab_size, width = _shape(original, f"{prefix}embeddings.weight", 2)
+    vocab_size, _ = _shape(original, f"{prefix}embeddings.weight", 2)
+    width = _agreed(
+        original,
+        (f"{prefix}embeddings.weight", 1),
+        (f"{prefix}norm_f.weight", 0),
+        (f"{COMPRESSOR}memory_projection.weight", 1),
+    )
     channels, state_size = _shape(original, f"{mixer}A_log", 2)
     return MambaConfig(
         vocab_size=vocab_size,
@@ -208,6 +231,14 @@ def _shape(original: OriginalCheckpoint, name: str, axes: int) -> tuple[int, ...
     if len(shape) != axes:
         raise ValueError(f"{name} has the shape {shape}; it must have {axes} axes")
     return shape
+
+
+def _agreed(original: OriginalCheckpoint, *places: tuple[str, int]) -> int:
+    """A size that stands in several tensors, each with an axis: what most of them say, as in `_shape`."""
+    sizes = Counter(size for name, axis in places for size in _stored(original, name).shape[axis : axis + 1])
+    if not sizes:
+        raise ValueError(f"these tensors have too few axes: {listed([name for name, _ in places])}")
+    return sizes.most_common(1)[0][0]
 
 
 def _count(original: OriginalCheckpoint, prefix: str, start: int = 0) -> int:

@@ -190,15 +190,17 @@ def _load_pickle(file: Path) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file} is refused: it would run code, or hold other things than tensors. Get the weights as safetensors. "
-            f"({str(error).splitlines()[0]})"
+            f"({_first_line(error)})"
         ) from error
     except (RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{file} is damaged or cut off, copy or download it again ({str(error).splitlines()[0]})"
-        ) from error
+        raise ValueError(f"{file} is damaged or cut off, copy or download it again ({_first_line(error)})") from error
     if not isinstance(entries, dict):
         raise ValueError(f"{file} holds a {type(entries).__name__}, not tensors by name")
     return entries
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _adapters(file: Path) -> tuple[dict[str, Adapter], dict[str, StoredTensor]]:

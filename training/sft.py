@@ -88,12 +88,12 @@ def read_turns(path: str, most: int = 0) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def load_model(model_args: ModelConfig, learning: list[str]) -> MultiMoodForConditionalGeneration:
+def load_model(args: SFTConfig, model_args: ModelConfig, learning: list[str]) -> MultiMoodForConditionalGeneration:
     """The model to be tuned; with `load_in_4bit` or `load_in_8bit` its language model is quantised.
 
     Raises:
         ImportError: quantisation needs bitsandbytes.
-        ValueError: a quantised language model is to learn without adapters.
+        ValueError: a quantised language model is to learn without adapters or half precision.
     """
     quantization = get_quantization_config(model_args)
     if quantization is not None:
@@ -104,8 +104,10 @@ def load_model(model_args: ModelConfig, learning: list[str]) -> MultiMoodForCond
             )
         if not model_args.use_peft and "language_model" in learning:
             raise ValueError("A quantised language model learns only through adapters: set `use_peft`, or freeze it.")
-        quantization.llm_int8_skip_modules = [*PARTS.values(), "lm_head"]
-        quantization.llm_int8_skip_modules.remove("language_model")
+        if not args.bf16 and not args.fp16:
+            raise ValueError("A quantised language model is trained in half precision: set `bf16`.")
+        kept = [f"model.{name}" for part, name in PARTS.items() if part != "language_model"]
+        quantization.llm_int8_skip_modules = [*kept, "lm_head"]
     return MultiMoodForConditionalGeneration.from_pretrained(
         model_args.model_name_or_path,
         dtype=model_args.dtype,
@@ -139,7 +141,7 @@ def main() -> None:
     eval_dataset = read_turns(script.eval_file, script.eval_rows) if script.eval_file else None
     processor = MultiMoodProcessor.from_pretrained(model_args.model_name_or_path)
     learning = [part for part in PARTS if part not in script.freeze]
-    model = load_model(model_args, learning)
+    model = load_model(args, model_args, learning)
     model.freeze(*script.freeze)
     trainer = TurnTrainer(
         model=model,
@@ -169,9 +171,12 @@ def main() -> None:
             ),
         },
     )
-    parameters = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
+    learned = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
+    if args.bf16 or args.fp16:  # computed in half precision, but kept in full: small steps would be rounded away
+        for parameter in learned:
+            parameter.data = parameter.data.float()
     print(
-        f"{parameters:,} parameters learn, frozen: {', '.join(script.freeze) or 'none'}; "
+        f"{sum(parameter.numel() for parameter in learned):,} parameters learn, frozen: {', '.join(script.freeze) or 'none'}; "
         f"process {args.process_index + 1} of {args.world_size}"
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))

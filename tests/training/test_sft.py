@@ -208,7 +208,10 @@ def test_quantisation_without_bitsandbytes_says_what_is_missing(launch):
 def test_a_quantised_language_model_learns_through_adapters(launch):
     with pytest.raises(ValueError, match="use_peft"):
         launch("--max_steps", 1, "--load_in_4bit", "true")
-    folder = launch("--max_steps", 2, "--use_peft", "--load_in_4bit", "true", "--bnb_4bit_quant_type", "nf4")
+    with pytest.raises(ValueError, match="half precision"):
+        launch("--max_steps", 1, "--load_in_4bit", "true", "--use_peft")
+    quantised = ("--load_in_4bit", "true", "--bnb_4bit_quant_type", "nf4", "--bf16", "true", "--dtype", "bfloat16")
+    folder = launch("--max_steps", 2, "--use_peft", *quantised)
     assert (folder / "adapter_model.safetensors").exists()
 
 

@@ -86,8 +86,8 @@ def write_card(folder: str | Path, configs: Mapping[str, Mapping[str, Any]], fea
                     for split, sizes in about["splits"].items()
                     if sizes["rows"]
                 ],
-                # What is embedded in parquet says so itself; a folder's clips would be decoded on reading.
-                **({"features": features} if about["form"] == "folder" else {}),
+                # Parquet knows its features; a folder's clips would be decoded on reading, with torchcodec.
+                **({"features": features, "decode_num_threads": 0} if about["form"] == "folder" else {}),
             }
             for config, about in configs.items()
         ],

@@ -69,12 +69,12 @@ def write_dataset(
     if form not in FORMS:
         raise ValueError(f"form is {form!r}; use one of {', '.join(FORMS)}")
     out = Path(out)
-    before = {about["corpus"] for about in built_configs(out).values()}
-    if corpus not in CORPORA or before - {corpus}:
-        known = (
-            f"{out} has rows of {', '.join(before)}; take another folder" if before else f"use {', '.join(CORPORA)}"
-        )
-        raise ValueError(f"corpus is {corpus!r}; {known}")
+    if corpus not in CORPORA:
+        raise ValueError(f"corpus is {corpus!r}; use one of {', '.join(CORPORA)}")
+    for name, about in built_configs(out).items():
+        # `datasets` reads all configurations by one builder, and would find no rows in those of another form.
+        if name != config and (about["corpus"], about["form"]) != (corpus, form):
+            raise ValueError(f"{out / name} is {about['corpus']} in the form {about['form']}; give another folder")
     target, part = out / config, out / f".{config}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

@@ -49,9 +49,9 @@ def load_clip(
     stamps, so that a variable frame rate is sampled right. Several clips are one timeline, one after the other.
 
     Args:
-        source: a path, URL, `bytes` or binary file object, or a list of these (one timeline); or frames of shape
-            `(num_frames, height, width, 3)`, uint8, or a 16 kHz mono waveform of shape `(samples,)`, float, or a list of
-            either.
+        source: a path, URL, `bytes`, binary file object or clip of `datasets` (`{"bytes", "path"}`), or a list of these
+            (one timeline); or frames of shape `(num_frames, height, width, 3)`, uint8, or a 16 kHz mono waveform of shape
+            `(samples,)`, float, or a list of either.
         num_frames (`int`): how many frames to sample; where `fps` is given, at most.
         fps (`float`, *optional*): frames to sample a second, rounded up to a multiple of the connector's temporal
             stride. Frames given as an array have no clock: all are taken, up to `num_frames`.

@@ -12,6 +12,7 @@ from urllib.request import urlopen
 import av
 import numpy as np
 import torch
+from huggingface_hub import HfFileSystem
 
 MAX_DOWNLOAD_BYTES = 1 << 30
 # Demuxers that read nothing but the file they are given: a playlist that poses as a clip must not open other files.
@@ -24,6 +25,8 @@ class MediaError(ValueError):
 
 def describe(source: Any) -> str:
     """A short name of a source for messages."""
+    if isinstance(source, dict):
+        return describe(source.get("path") or source.get("bytes"))
     if isinstance(source, (str, os.PathLike)):
         return str(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -86,6 +89,10 @@ def _check_boxes(file: BinaryIO, size: int, name: str) -> None:
 def _open_source(source: Any, stack: ExitStack, name: str) -> BinaryIO:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return BytesIO(source)
+    if isinstance(source, dict):  # a clip of a row of `datasets`: {"bytes", "path"}
+        return _open_source(source.get("path") if source.get("bytes") is None else source["bytes"], stack, name)
+    if isinstance(source, str) and source.startswith("hf://"):
+        return stack.enter_context(_hub_file(source))
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         file = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=64 << 20))  # noqa: SIM115 (the stack closes it)
         _download(source, file)
@@ -100,6 +107,14 @@ def _open_source(source: Any, stack: ExitStack, name: str) -> BinaryIO:
             "(samples,) as an array"
         )
     return source
+
+
+def _hub_file(url: str) -> BinaryIO:
+    """A file in a repository of the Hub, such as a clip of a streamed dataset."""
+    try:
+        return HfFileSystem().open(url, "rb")
+    except OSError as error:
+        raise MediaError(f"cannot open {url} ({error}); check the address and your token") from error
 
 
 def _download(url: str, file: BinaryIO) -> None:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -35,8 +35,9 @@ class HubError(Exception):
 
 @dataclass
 class Repository:
-    """Its commits, oldest first: (id, {path: content})."""
+    """Its commits, oldest first: (id, {path: content}), and who may see it."""
 
+    private: bool = False
     commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=list)
 
     def commit(self, files: dict[str, bytes]) -> str:
@@ -68,6 +69,18 @@ def git_oid(content: bytes) -> str:
     return hashlib.sha1(content).hexdigest()
 
 
+def folders(files: dict[str, bytes]) -> set[str]:
+    """The folders that hold files, at any depth."""
+    return {str(parent) for path in files for parent in PurePosixPath(path).parents} - {"."}
+
+
+def entry(files: dict[str, bytes], path: str) -> dict:
+    """What the Hub tells of a file or folder."""
+    if path not in files:
+        return {"type": "directory", "path": path, "size": 0, "oid": git_oid(path.encode())}
+    return {"type": "file", "path": path, "size": len(files[path]), "oid": git_oid(files[path])}
+
+
 def make_app() -> FastAPI:
     hub = Hub()
     app = FastAPI()
@@ -93,7 +106,8 @@ def make_app() -> FastAPI:
         url = f"{request.base_url}{'' if kind == 'model' else kind + 's/'}{repo}"
         if (kind, repo) in hub.repositories:
             return JSONResponse({"error": "You already created this repo", "url": url}, 409)
-        hub.repositories[kind, repo] = Repository()
+        hidden = asked["visibility"] == "private" if asked.get("visibility") else bool(asked.get("private"))
+        hub.repositories[kind, repo] = Repository(private=hidden)
         hub.repositories[kind, repo].commit({".gitattributes": b""})
         return {"url": url, "name": repo, "id": repo}
 
@@ -113,8 +127,8 @@ def make_app() -> FastAPI:
     async def offer_large_upload(repo: str, request: Request):
         objects = []
         for item in (await request.json())["objects"]:
-            upload = {"upload": {"href": f"{request.base_url}lfs/{item['oid']}", "header": {}}}
-            objects.append({**item, "actions": {} if item["oid"] in hub.large else upload})
+            upload = {"actions": {"upload": {"href": f"{request.base_url}lfs/{item['oid']}", "header": {}}}}
+            objects.append({**item, **({} if item["oid"] in hub.large else upload)})
         return JSONResponse({"transfer": "basic", "objects": objects}, media_type="application/vnd.git-lfs+json")
 
     @app.put("/lfs/{oid}")
@@ -144,23 +158,36 @@ def make_app() -> FastAPI:
     @app.get("/api/{kinds}/{owner}/{name}")
     @app.get("/api/{kinds}/{owner}/{name}/revision/{revision}")
     def information(kinds: str, owner: str, name: str, revision: str = "main"):
-        oid, files = hub.repository(KINDS[kinds], f"{owner}/{name}").at(revision)
+        repository = hub.repository(KINDS[kinds], f"{owner}/{name}")
+        oid, files = repository.at(revision)
         siblings = [{"rfilename": path} for path in files]
-        return {"id": f"{owner}/{name}", "sha": oid, "private": False, "tags": [], "siblings": siblings}
+        return {
+            "id": f"{owner}/{name}",
+            "sha": oid,
+            "private": repository.private,
+            "tags": [],
+            "siblings": siblings,
+        }
 
     @app.get("/api/{kinds}/{owner}/{name}/tree/{revision}")
     @app.get("/api/{kinds}/{owner}/{name}/tree/{revision}/{folder:path}")
     def tree(kinds: str, owner: str, name: str, revision: str, folder: str = "", recursive: bool = False):
         _, files = hub.repository(KINDS[kinds], f"{owner}/{name}").at(revision)
-        start = f"{folder}/" if folder else ""
-        found = {path: content for path, content in files.items() if path.startswith(start)}
-        if start and not found:
+        entries = {
+            path: entry(files, path)
+            for path in (*files, *folders(files))
+            if path.startswith(f"{folder}/" if folder else "")
+        }
+        if folder and not entries:
             raise HubError("EntryNotFound", f"there is no folder {folder}")
-        return [
-            {"type": "file", "path": path, "size": len(content), "oid": git_oid(content)}
-            for path, content in sorted(found.items())
-            if recursive or "/" not in path[len(start) :]
-        ]
+        depth = folder.count("/") + bool(folder)
+        return [entries[path] for path in sorted(entries) if recursive or path.count("/") == depth]
+
+    @app.post("/api/{kinds}/{owner}/{name}/paths-info/{revision}")
+    async def paths_info(kinds: str, owner: str, name: str, revision: str, request: Request):
+        _, files = hub.repository(KINDS[kinds], f"{owner}/{name}").at(revision)
+        paths = (await request.form()).getlist("paths")
+        return [entry(files, path) for path in paths if path in files or path in folders(files)]
 
     @app.api_route("/{owner}/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
     @app.api_route("/{kinds}/{owner}/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
@@ -168,8 +195,16 @@ def make_app() -> FastAPI:
         oid, files = hub.repository(KINDS[kinds], f"{owner}/{name}").at(revision)
         if path not in files:
             raise HubError("EntryNotFound", f"there is no file {path}")
-        headers = {"ETag": f'"{git_oid(files[path])}"', "X-Repo-Commit": oid, "Content-Length": str(len(files[path]))}
-        return Response(files[path] if request.method == "GET" else None, headers=headers)
+        content = files[path]
+        headers = {"ETag": f'"{git_oid(content)}"', "X-Repo-Commit": oid, "Accept-Ranges": "bytes"}
+        if request.method == "HEAD":
+            return Response(headers=headers | {"Content-Length": str(len(content))})
+        if asked := request.headers.get("Range"):  # streamed datasets read pieces
+            first, last = asked.removeprefix("bytes=").split("-")
+            first, last = int(first), min(int(last or len(content)), len(content) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+            return Response(content[first : last + 1], 206, headers=headers)
+        return Response(content, headers=headers)
 
     return app
 

@@ -110,7 +110,16 @@ def test_a_timeline_may_lack_picture_or_sound_in_parts(tmp_path, clip):
     assert len(loaded.waveform) == len(load_clip(sound).waveform) + len(load_clip(clip).waveform)
 
 
-@pytest.mark.parametrize("wrap", [Path, lambda p: Path(p).read_bytes(), lambda p: BytesIO(Path(p).read_bytes())])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        Path,
+        lambda p: Path(p).read_bytes(),
+        lambda p: BytesIO(Path(p).read_bytes()),
+        lambda p: {"bytes": Path(p).read_bytes(), "path": "clip.mp4"},  # as `datasets` has clips, embedded …
+        lambda p: {"bytes": None, "path": p},  # … and beside the rows
+    ],
+)
 def test_every_kind_of_source_gives_the_same(clip, wrap):
     expected, loaded = load_clip(clip), load_clip(wrap(clip))
     np.testing.assert_array_equal(np.stack(loaded.frames), np.stack(expected.frames))

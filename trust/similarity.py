@@ -143,8 +143,11 @@ class BgeM3Similarity(_Similarity):
             dense = torch.stack([a[0] @ b[0] for a, b in part]).clamp(0, 1)
             sparse = torch.tensor([_lexical_cosine(a[1], b[1]) for a, b in part], device=dense.device)
             colbert = symmetric_maxsim([(a[2], b[2]) for a, b in part])
-            mixed = sum(weight * score for weight, score in zip(self.WEIGHTS, (dense, sparse, colbert), strict=True))
-            scores += (mixed / sum(self.WEIGHTS)).tolist()
+            # Texts of which neither has a lexical weight cannot be compared by them.
+            lexical = torch.tensor([float(bool(a[1] or b[1])) for a, b in part], device=dense.device)
+            weights = (self.WEIGHTS[0], self.WEIGHTS[1] * lexical, self.WEIGHTS[2])
+            mixed = sum(weight * score for weight, score in zip(weights, (dense, sparse, colbert), strict=True))
+            scores += (mixed / sum(weights)).tolist()
         return scores
 
 

@@ -304,7 +304,7 @@ def test_a_stream_that_is_closed_calms_nothing(session):
     session.respond(text=DISCLOSURE)
     before = session.risk
     for _ in range(10):
-        with session.stream(text="I'm safe, I won't do anything."):
+        with session.stream(text="It rained all day."):
             pass
     assert session.risk == before
 

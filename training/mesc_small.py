@@ -289,12 +289,52 @@ def train_language_model(folder: Path, rows: list[Row], steps: int, seed: int) -
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
     model.requires_grad_(True)
-    compressor, words = model.model.compressor, model.get_input_embeddings().weight.data
-    shared = processor.memory_token_id  # the vocabularies are the same up to here
-    compressor.reader.get_input_embeddings().weight.data[:shared] = words[:shared]
-    compressor.projector.weight.data.copy_(torch.eye(HIDDEN) * 0.3)
+    start_as_pooling(model, processor)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+@torch.no_grad()
+def start_as_pooling(model: MultiMoodForConditionalGeneration, processor: MultiMoodProcessor) -> None:
+    """Sets the compressor's weights such that it gives about the sum of an utterance's word vectors, which the language
+    model can read, so that pretraining begins there (mimetic initialisation of state spaces, arXiv 2410.11135).
+
+    The first layer adds words up until `<MEM>` opens the gate, and forgets where the next speaker is named; the second
+    hardly does anything yet.
+    """
+    compressor, words = model.model.compressor, model.get_input_embeddings().weight
+    reader = compressor.reader
+    known, vectors = processor.memory_token_id, reader.get_input_embeddings().weight
+    vectors[:known] = words[:known]  # the vocabularies are the same up to here
+    gate = torch.randn(HIDDEN).sign()
+    vectors[known] = 0.1 * gate
+    read = vectors[: known + 1] * vectors[: known + 1].square().mean(1, keepdim=True).rsqrt()  # as the norm gives them
+
+    speakers = [processor.history_tokenizer(f"{name}:")["input_ids"][0] for name in ("Client", "Therapist")]
+    weight = torch.ones(known + 1, 1).index_fill(0, torch.tensor(speakers), float(known))
+    is_speaker = torch.zeros(known + 1, 1).index_fill(0, torch.tensor(speakers), 1.0)
+    covariance = read.T @ (weight * read) + known * 0.1 * torch.eye(HIDDEN)
+    opens = torch.linalg.solve(covariance, read.T @ (weight * is_speaker))[:, 0]  # (D,): 1 at speakers, else about 0
+
+    first, second = (layer.mixer for layer in reader.layers)
+    inner, states = first.intermediate_size, first.ssm_state_size
+    identity = torch.eye(HIDDEN)
+    z, x, b_and_c, dt = first.in_proj.weight.split([inner, inner, 2 * states, first.num_heads])
+    z.mul_(0.1).add_(3 * gate / HIDDEN)
+    x.copy_(torch.cat([identity, -identity]))  # SiLU(x) - SiLU(-x) = x
+    b_and_c.mul_(0.1)
+    b_and_c[:states] -= 12 * opens
+    dt.mul_(0.1).add_(8 * opens)
+    first.conv1d.weight.mul_(0.1)
+    first.conv1d.weight[..., -1] = 1
+    first.conv1d.bias.zero_()[inner:] = 1
+    first.dt_bias.fill_(-3)  # softplus: 0.05
+    first.A_log.zero_()
+    first.D.zero_()
+    first.out_proj.weight.copy_(torch.cat([identity, -identity], dim=1))
+    second.out_proj.weight.mul_(0.1)
+    compressor.projector.weight.copy_(identity * words.norm(dim=1).mean() / HIDDEN**0.5)
+    compressor.projector.bias.zero_()
 
 
 def run(stage: Path, script: str, recipe: str, *arguments: str) -> None:

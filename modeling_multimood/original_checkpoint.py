@@ -252,8 +252,9 @@ class TensorReader:
             is_pickle = tensor.file.suffix != ".safetensors"
             self._open = _load_pickle(tensor.file) if is_pickle else safe_open(tensor.file, framework="pt")
             self._file = tensor.file
-        value = self._open[tensor.key] if isinstance(self._open, dict) else self._open.get_tensor(tensor.key)
-        return value.clone(memory_format=torch.contiguous_format)
+        if isinstance(self._open, dict):  # mapped, and perhaps a part of another's memory
+            return self._open[tensor.key].clone(memory_format=torch.contiguous_format)
+        return self._open.get_tensor(tensor.key)
 
 
 def listed(names: Sequence[str]) -> str:

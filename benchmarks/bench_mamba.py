@@ -1,0 +1,187 @@
+"""Mamba and Mamba-2 as compressors: reading a history, and learning from it.
+
+For Mamba, the scan of this package beside transformers' own path in plain torch, on the same weights; for Mamba-2,
+which streams exactly as it is, transformers' own path, for comparison. All sides run in this process, by turns; weights
+are random, whose speed is that of trained ones. What a pass takes in memory is the growth of the resident memory at its
+peak, in a process of its own each.
+
+    OMP_NUM_THREADS=2 python benchmarks/bench_mamba.py                      # 1024 wide, 48 layers; half an hour
+    python benchmarks/bench_mamba.py --width 768 --layers 24 --lengths 128 512
+"""
+
+import argparse
+import gc
+import multiprocessing
+import statistics
+import threading
+import time
+
+import psutil
+import reporting
+import torch
+from transformers import Mamba2Config, Mamba2Model, MambaConfig, MambaModel
+from transformers.utils import logging
+
+from multimood.modeling_multimood.compressor import ConversationCompressor
+from multimood.modeling_multimood.conversation_memory import ConversationMemory
+from multimood.modeling_multimood.mamba_scan import with_exact_scan
+
+VOCABULARY = 1000
+SIDES = ("mamba", "mamba in transformers", "mamba2")
+
+
+def build(side: str, width: int, layers: int, seed: int) -> torch.nn.Module:
+    """A model with random weights; both Mambas have the same."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "vocab_size": VOCABULARY}
+    if side == "mamba2":
+        return Mamba2Model(Mamba2Config(**sizes, num_heads=width // 32, head_dim=64, n_groups=1)).eval()
+    model = MambaModel(MambaConfig(**sizes)).eval()
+    return with_exact_scan(model) if side == "mamba" else model
+
+
+def forward(model: torch.nn.Module, ids: torch.LongTensor) -> None:
+    with torch.no_grad():
+        model(ids, use_cache=False)
+
+
+def backward(model: torch.nn.Module, ids: torch.LongTensor) -> None:
+    model(ids, use_cache=False).last_hidden_state.square().mean().backward()
+    model.zero_grad(set_to_none=True)
+
+
+PASSES = {"forward": forward, "backward": backward}
+
+
+def seconds(run, *args) -> float:
+    start = time.perf_counter()
+    run(*args)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measure_memory(queue, side: str, width: int, layers: int, seed: int, name: str, length: int, threads: int) -> None:
+    """Puts into `queue` how much memory a pass takes beside the model, in bytes; runs in a process of its own."""
+    logging.set_verbosity_error()
+    torch.set_num_threads(threads)
+    cuda = torch.cuda.is_available()
+    model = build(side, width, layers, seed).to("cuda" if cuda else "cpu")
+    ids = torch.randint(0, VOCABULARY, (1, length), device=model.device)
+    if cuda:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        PASSES[name](model, ids)
+        queue.put(torch.cuda.max_memory_allocated() - before)
+        return
+    process, done = psutil.Process(), threading.Event()
+    before = peak = process.memory_info().rss
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.01):
+            peak = max(peak, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    PASSES[name](model, ids)
+    done.set()
+    watcher.join()
+    queue.put(peak - before)
+
+
+def memory(*args) -> int:
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=measure_memory, args=(queue, *args))
+    process.start()
+    value = queue.get()
+    process.join()
+    return value
+
+
+def streaming_error(width: int, layers: int, seed: int) -> float:
+    """The largest difference between memory vectors that were appended and compressed at once, 512 tokens."""
+    torch.manual_seed(seed)
+    config = MambaConfig(hidden_size=width, num_hidden_layers=layers, vocab_size=VOCABULARY)
+    compressor = ConversationCompressor(config, width, VOCABULARY - 1).eval()
+    ids = torch.randint(0, VOCABULARY - 1, (1, 512))
+    ids[:, 15::16] = VOCABULARY - 1
+    stream = ConversationMemory(compressor)
+    for piece in ids.split([16, 48, 192, 256], dim=1):
+        stream.append(piece)
+    with torch.no_grad():
+        return (stream.vectors[0] - compressor(ids)[0]).abs().max().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--layers", type=int, default=48)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512, 2048], help="tokens")
+    parser.add_argument("--rounds", type=int, default=3, help="times each is measured")
+    parser.add_argument(
+        "--longest", type=int, default=128, help="tokens up to which transformers' backward is measured"
+    )
+    parser.add_argument("--no_memory", action="store_true", help="measure times only")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    logging.set_verbosity_error()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    threads = torch.get_num_threads()
+    models = {side: build(side, args.width, args.layers, args.seed).to(device) for side in SIDES}
+    print(
+        f"{args.width} wide, {args.layers} layers, {args.rounds} rounds on {device}, {threads} thread(s)", flush=True
+    )
+
+    times, memories = {}, {}
+    for name, run in PASSES.items():
+        for length in args.lengths:
+            ids = torch.randint(0, VOCABULARY, (1, length), device=device)
+            # transformers' backward keeps every step of every layer: it outgrows the machine.
+            sides = [
+                s for s in SIDES if not (s == "mamba in transformers" and name == "backward" and length > args.longest)
+            ]
+            measured = {side: [] for side in sides}
+            for number in range(args.rounds + 1):
+                for side in sides:
+                    value = seconds(run, models[side], ids)
+                    if number:  # the first round warms up
+                        measured[side].append(value)
+                    gc.collect()
+            for side in sides:
+                times.setdefault(name, {}).setdefault(side, {})[length] = statistics.median(measured[side])
+                if not args.no_memory:
+                    of = (side, args.width, args.layers, args.seed, name, length, threads)
+                    memories.setdefault(name, {}).setdefault(side, {})[length] = memory(*of)
+                took = memories.get(name, {}).get(side, {}).get(length)
+                print(
+                    f"{name:<9} {length:>5} tokens  {side:<22} {times[name][side][length]:>8.2f} s"
+                    + (f" {took / 1e9:>7.2f} GB" if took is not None else ""),
+                    flush=True,
+                )
+
+    ratios = {}
+    for name in PASSES:
+        theirs = times[name]["mamba in transformers"]
+        for length in theirs:
+            ratios[f"{name}_speedup_{length}"] = theirs[length] / times[name]["mamba"][length]
+    ours = times["backward"]["mamba"]
+    first, last = args.lengths[0], args.lengths[-1]
+    ratios[f"backward_per_token_{last}_over_{first}"] = (ours[last] / last) / (ours[first] / first)
+    error = streaming_error(args.width, args.layers, args.seed)
+    print(f"streamed and whole differ by at most {error:.1e}")
+    path = reporting.write(
+        f"mamba-{args.width}x{args.layers}",
+        {"median_seconds": times, "peak_bytes": memories, "streaming_error": error, "ratios": ratios},
+        threads=threads,
+        rounds=args.rounds,
+        seed=args.seed,
+    )
+    print(f"wrote benchmarks/results/{path.name}")
+    for name, value in ratios.items():
+        print(f"ratio {name} {value:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -50,7 +50,7 @@ class CompressorArguments:
     slot_words: list[int] = field(
         default_factory=list,
         metadata={
-            "help": "Most words of a slot, one of these by chance for each run; a longer utterance takes several "
+            "help": "Most words of a slot, one of these by chance for each batch; a longer utterance takes several "
             "slots. By default an utterance takes one."
         },
     )
@@ -74,14 +74,22 @@ class MemoryTasks(Dataset):
         conversations: whole dialogues.
         size: how many items there are; each is drawn anew, from `seed` and its number.
         length: most slots in a run.
+        group: neighbouring items that are cut to slots of one size, so that a batch of them is hardly padded.
         seed: of the draws.
         script: the other settings.
     """
 
     def __init__(
-        self, conversations: list[list[dict]], size: int, length: int, seed: int, script: CompressorArguments
+        self,
+        conversations: list[list[dict]],
+        size: int,
+        length: int,
+        group: int,
+        seed: int,
+        script: CompressorArguments,
     ):
-        self.conversations, self.size, self.length, self.seed, self.script = conversations, size, length, seed, script
+        self.conversations, self.script = conversations, script
+        self.size, self.length, self.group, self.seed = size, length, group, seed
         self.words = sorted({word for said in conversations for one in said for word in one["text"].split()})
 
     def __len__(self) -> int:
@@ -89,14 +97,15 @@ class MemoryTasks(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         rng = random.Random(f"{self.seed}/{index}")
+        words = random.Random(f"{self.seed}/{index // self.group}/words").choice(self.script.slot_words or [0])
         said = rng.choice(self.conversations)
         # The turns before a client's turn can be continued; any turns can be repeated.
         answers = [i for i in range(2, len(said)) if said[i]["speaker"] == "therapist" != said[i - 1]["speaker"]]
         if goes_on := bool(self.length > 1 and answers and rng.random() < self.script.continuation):
             answer = rng.choice(answers)
-            pieces = self._pieces(said[: answer - 1], rng)[-self.length :]
+            pieces = self._pieces(said[: answer - 1], words, rng)[-self.length :]
         else:
-            pieces = self._pieces(said, rng)
+            pieces = self._pieces(said, words, rng)
             start = rng.randrange(max(len(pieces) - self.length, 0) + 1)
             pieces = pieces[start : start + self.length]
         places = rng.sample(range(len(pieces)), min(self.script.samples, len(pieces)))
@@ -113,9 +122,9 @@ class MemoryTasks(Dataset):
             asks.append({"slots": (0, len(pieces)), "prompt": prompt, "target": said[answer]["text"]})
         return {"run": pieces, "asks": asks}
 
-    def _pieces(self, said: list[dict], rng: random.Random) -> list[dict]:
-        if self.script.slot_words:
-            said = cut_utterances(said, rng.choice(self.script.slot_words))
+    def _pieces(self, said: list[dict], words: int, rng: random.Random) -> list[dict]:
+        if words:
+            said = cut_utterances(said, words)
         if not self.script.swap:
             return said
         # Some pieces are left as they are, others are hardly language any more.
@@ -165,6 +174,7 @@ def main() -> None:
         raise SystemExit(f"--slot_words is {script.slot_words}; a slot holds at least 1 word")
     set_seed(args.seed)
     args.remove_unused_columns = False
+    args.train_sampling_strategy = "sequential"  # each item is drawn by chance already
     processor = MultiMoodProcessor.from_pretrained(script.model)
     model = MultiMoodForConditionalGeneration.from_pretrained(script.model)
     model.freeze("vision", "connector", "audio", "audio_projector", "language_model")
@@ -180,7 +190,7 @@ def main() -> None:
         args.output_dir, args.max_steps = str(output_dir / stage), steps
         args.per_device_train_batch_size = runs_a_step
         size = steps * runs_a_step * args.gradient_accumulation_steps * args.world_size
-        tasks = MemoryTasks(conversations, size, length, args.seed, script)
+        tasks = MemoryTasks(conversations, size, length, runs_a_step, args.seed, script)
         print(f"stage {stage}: {steps} steps on runs of at most {length} of {len(conversations)} dialogues")
         trainer = CompressorTrainer(
             model=model, args=args, train_dataset=tasks, data_collator=MemoryCollator(processor)

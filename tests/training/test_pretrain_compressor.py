@@ -22,7 +22,7 @@ COMMON = "--use_cpu true --bf16 false --report_to none --learning_rate 1e-2 --lo
 
 
 def tasks(length: int, **settings) -> MemoryTasks:
-    return MemoryTasks([SAID], 40, length, 0, CompressorArguments(model="", train_file="", **settings))
+    return MemoryTasks([SAID], 40, length, 4, 0, CompressorArguments(model="", train_file="", **settings))
 
 
 def test_long_utterances_are_cut_evenly_and_no_word_is_lost():
@@ -48,6 +48,13 @@ def test_an_item_is_a_function_of_seed_and_number():
     again[3]  # what was drawn before changes nothing
     assert [first[i] for i in range(40)] == [again[i] for i in range(40)]
     assert first[0] != first[1]
+
+
+def test_a_group_of_items_has_slots_of_one_size():
+    cut = tasks(6, slot_words=[2, 7])
+    sizes = [max(len(piece["text"].split()) for piece in cut[i]["run"]) for i in range(40)]
+    assert {len(set(sizes[start : start + 4])) for start in range(0, 40, 4)} == {1}
+    assert len(set(sizes)) == 2
 
 
 def test_runs_are_neighbours_and_each_ask_names_its_own_slot():

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from operator import lt
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +26,8 @@ class AnswerForm:
         """Choices by field, without groups."""
         return _flat(self.fields)
 
-    def parse(self, text: str) -> dict[str, str] | None:
-        """The choice by field, if the whole text is JSON of this form; `None` otherwise.
+    def parse(self, text: str) -> dict[str, int] | None:
+        """The number of the choice by field, if the whole text is JSON of this form; `None` otherwise.
 
         JSON inside other text is not looked for: it may be the judged reply's own, quoted. Duplicate keys are refused, since
         readers differ in which one counts.
@@ -35,22 +36,25 @@ class AnswerForm:
             answer = json.loads(text, object_pairs_hook=_unique)
         except (ValueError, TypeError, RecursionError):
             return None
-        return _flat(answer) if _conforms(answer, self.fields) else None
-
-    def pack(self, answer: dict[str, str]) -> str:
-        """An answer as one digit a field, the number of the choice."""
-        return "".join(str(options.index(answer[name])) for name, options in self.choices.items())
-
-    def unpack(self, digits: str) -> dict[str, str] | None:
-        """The answer that [`pack`] packed; `None` if it is none of this form."""
-        if len(digits) != len(self.choices):
+        if not _conforms(answer, self.fields):
             return None
-        try:
-            return {
-                name: options[int(digit)] for (name, options), digit in zip(self.choices.items(), digits, strict=True)
-            }
-        except (ValueError, IndexError):
+        says = _flat(answer)
+        return {name: options.index(says[name]) for name, options in self.choices.items()}
+
+    def pack(self, answer: dict[str, int]) -> str:
+        """What [`parse`] found, as one digit a field."""
+        return "".join(map(str, answer.values()))
+
+    def unpack(self, digits: str) -> dict[str, int] | None:
+        """What [`pack`] packed; `None` if it is none of this form."""
+        if len(digits) != len(self.choices) or not (digits.isascii() and digits.isdigit()):
             return None
+        numbers = tuple(map(int, digits))
+        return dict(zip(self.choices, numbers, strict=True)) if all(map(lt, numbers, self._counts)) else None
+
+    @cached_property
+    def _counts(self) -> tuple[int, ...]:
+        return tuple(map(len, self.choices.values()))
 
 
 def _schema(fields: dict) -> dict:

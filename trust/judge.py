@@ -211,7 +211,8 @@ class OpenAIJudge(Judge):
             swapped = replace(exchange, reply=second)
             questions += [self._pair_question(exchange, second), self._pair_question(swapped, exchange.reply)]
         answers = self._answer_all(questions)
-        return [_preference(*both) for both in zip(answers[::2], answers[1::2], strict=True)]
+        choices = pair_form(self.rubric).choices
+        return [_preference(*both, choices) for both in zip(answers[::2], answers[1::2], strict=True)]
 
     def close(self) -> None:
         """Ends connections and the thread that holds them. A judge may be used again afterwards."""
@@ -246,11 +247,12 @@ class OpenAIJudge(Judge):
         return _Question(messages, form, digest.hexdigest())
 
     def _verdicts(self, exchanges: Sequence[Exchange], answers: list[dict | None]) -> list[Verdict | None]:
+        # The choices are "no" and "yes": their numbers are the answers.
         return [
             None
             if answer is None
             else self.rubric.verdict(
-                {item: float(says == "yes") for item, says in answer.items()}, exchange.risk, self.name
+                dict(zip(answer, map(float, answer.values()), strict=True)), exchange.risk, self.name
             )
             for exchange, answer in zip(exchanges, answers, strict=True)
         ]
@@ -477,11 +479,15 @@ def _asked_wait(error: Exception) -> float | None:
     return max(wait, 0.0) if wait == wait else None
 
 
-def _preference(straight: dict | None, swapped: dict | None) -> Preference | None:
+def _preference(straight: dict | None, swapped: dict | None, choices: dict[str, tuple[str, ...]]) -> Preference | None:
+    """`straight` and `swapped`: answers to the pair in both orders, by dimension the number of the choice."""
     if straight is None or swapped is None:
         return None
     turned = {"first": "second", "second": "first", "tie": "tie"}
-    choices = {name: says if says == turned[swapped[name]] else "tie" for name, says in straight.items()}
-    disagreements = sum(straight[name] != turned[swapped[name]] for name in straight)
-    lead = sum((says == "first") - (says == "second") for says in choices.values())
-    return Preference(choices, "first" if lead > 0 else "second" if lead < 0 else "tie", disagreements)
+    found, disagreements = {}, 0
+    for name, options in choices.items():
+        says, again = options[straight[name]], turned[options[swapped[name]]]
+        found[name] = says if says == again else "tie"
+        disagreements += says != again
+    lead = sum((says == "first") - (says == "second") for says in found.values())
+    return Preference(found, "first" if lead > 0 else "second" if lead < 0 else "tie", disagreements)

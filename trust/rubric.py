@@ -123,10 +123,10 @@ class Rubric:
         Raises:
             ValueError: an answer outside [0, 1] or to an item that was not asked, or a dimension without one.
         """
-        scores, failed, answered, total = {}, [], 0, 0.0
+        scores, failed, answered, total, asked = {}, [], 0, 0.0, self._questions[risk]
         for dimension in self.dimensions:
             share = weights = 0.0
-            for item in self._questions[risk][dimension.id]:
+            for item in asked[dimension.id]:
                 answer = answers.get(item.id)
                 if answer is None:
                     continue
@@ -135,15 +135,15 @@ class Rubric:
                 answered += 1
                 share += item.weight * answer
                 weights += item.weight
-                if item.gate and answer < 0.5:
+                if answer < 0.5 and item.gate:
                     failed.append(item.id)
             if not weights:
                 raise ValueError(f"No item of {dimension.id} was answered.")
             scores[dimension.id] = share / weights
             total += dimension.weight * scores[dimension.id]
         if answered != len(answers):
-            asked = {item.id for items in self._questions[risk].values() for item in items}
-            raise ValueError(f"Not asked at risk {risk.name.lower()}: {', '.join(sorted(answers.keys() - asked))}")
+            known = {item.id for items in asked.values() for item in items}
+            raise ValueError(f"Not asked at risk {risk.name.lower()}: {', '.join(sorted(answers.keys() - known))}")
         total = 0.0 if failed else total / self._weight
         return Verdict(dict(answers), scores, tuple(failed), total, judge)
 

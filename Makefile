@@ -52,6 +52,7 @@ bench: $(STAMP)  ## run the benchmarks; results go to benchmarks/results
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(PY) benchmarks/bench_media.py
 	$(PY) benchmarks/bench_memory.py
+	$(PY) benchmarks/bench_judge.py
 
 clean:  ## remove .venv, caches and build leftovers
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

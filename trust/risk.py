@@ -32,6 +32,7 @@ CONTEXT_CHARACTERS = 120  # how far a sign's sentence is read for what stands ar
 NEAR_WORDS = 4
 
 QUESTIONS = ("asked", "asked_plan", "asked_safety")  # categories of what the therapist asked
+MATERIAL = ("means", "preparation")  # categories of things and acts, by which vague words are taken seriously
 NOTHING_KNOWN = RiskState()
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,11 @@ class RiskAssessor:
         """What the therapist asks is kept until the client answers."""
         number = state.utterances
         words = self.lexicon.normalize(text).replace(self.lexicon.second_person)
-        asked = [found.sign.level for found in self._signs(words) if found.level is not None or found.denial]
+        asked = [
+            found.sign.level
+            for found in self._signs(words)
+            if (found.level or found.denial) and (state.level or not found.sign.needs)
+        ]
         context = list(state.context)
         for question in self.lexicon.questions:
             if question.pattern.search(words.text) and (state.level or not question.with_risk):
@@ -128,13 +133,24 @@ class RiskAssessor:
             return Evidence(number, first, last, text[first:last], category, level)
 
         found = list(self._signs(words))
-        signs = [evidence(f.start, f.end, f.category, f.level) for f in found if f.level and not f.sign.with_distress]
-        waiting = [evidence(f.start, f.end, f.category, f.level) for f in found if f.level and f.sign.with_distress]
+        signs = [evidence(f.start, f.end, f.category, f.level) for f in found if f.level and not f.sign.needs]
+        waiting = [
+            evidence(f.start, f.end, f.category, f.level) for f in found if f.level and f.sign.needs == "distress"
+        ]
         denial = any(f.denial for f in found)
         context = [item for item in state.context if item.utterance >= number - CONTEXT_UTTERANCES]
         asked = [item for item in context if item.category in QUESTIONS]
         context = [item for item in context if item.category not in QUESTIONS]
 
+        needy = {f.sign.category for f in found if f.level and f.sign.needs}
+        # what may be innocent alone bears other such things out: a gun in the closet, and thinking about it
+        borne_out = len(waiting) > 1 or (len(needy) > 1 and not needy.isdisjoint(MATERIAL))
+        if borne_out or state.level >= RiskLevel.HIGH or signs or any(item.level for item in asked):
+            signs += [
+                evidence(f.start, f.end, f.category, f.level) for f in found if f.level and f.sign.needs == "risk"
+            ]
+        if borne_out:
+            signs += waiting
         answer = self._answer(words)
         for question in asked:
             sign, denied = _answered(question, answer, bool(signs), state.level)
@@ -185,17 +201,18 @@ class RiskAssessor:
         ]
         if not matches:
             return
-        harmless = [match.span() for idiom in self.lexicon.idioms for match in idiom.pattern.finditer(words.text)]
+        # marked letter by letter, so that a long text of nothing but signs takes no longer than its length
+        harmless, taken = bytearray(len(words.text)), bytearray(len(words.text))
+        for idiom in self.lexicon.idioms:
+            for match in idiom.pattern.finditer(words.text):
+                harmless[match.start() : match.end()] = b"\1" * (match.end() - match.start())
         found = [
-            self._in_context(words, sign, start, end)
-            for sign, start, end in matches
-            if not any(start < last and first < end for first, last in harmless)
+            self._in_context(words, sign, start, end) for sign, start, end in matches if not any(harmless[start:end])
         ]
-        found.sort(key=lambda f: (f.denial, -(f.level or 0), f.sign.with_distress, f.start - f.end))
-        kept: list[_Found] = []
+        found.sort(key=lambda f: (f.denial, -(f.level or 0), f.sign.needs is not None, f.start - f.end))
         for candidate in found:
-            if not any(candidate.start < other.end and other.start < candidate.end for other in kept):
-                kept.append(candidate)
+            if not any(taken[candidate.start : candidate.end]):
+                taken[candidate.start : candidate.end] = b"\1" * (candidate.end - candidate.start)
                 yield candidate
 
     def _in_context(self, words: NormalizedText, sign: Sign, start: int, end: int) -> _Found:

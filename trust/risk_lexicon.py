@@ -6,8 +6,9 @@ A file `risk_lexicon_<language>.yaml` has these entries; `docs/architecture.md` 
 - `common_words`: words that tell that a text is in this language. A pattern is looked for where one of its other words is.
 - `aliases`, `emoji`, `fillers`: see [`TextNormalizer`].
 - `slots`: named lists of patterns, for use in patterns as `{name}`.
-- `signs`: `category`, `level` (none, low, high, imminent) and `patterns`; `with_distress: true` where they count only
-  beside distress in the conversation; `negatable: false` where a "not" before them takes nothing back.
+- `signs`: `category`, `level` (low, high, imminent) and `patterns`; `needs: distress` where they count only in a
+  conversation with distress, before or after them, `needs: risk` where only if there is risk already or was asked for;
+  `negatable: false` where a "not" before them takes nothing back.
 - `idioms`: patterns of harmless phrases; a sign that shares a word with one is none.
 - `contexts`: what is said around a sign, within its sentence. `effect` is "none" (no sign), "denied" (no sign, and a
   statement of safety) or a level that the sign falls to. It holds where all of its conditions do: `before` are patterns
@@ -30,7 +31,7 @@ a slot; `~3`: up to three words of the same sentence, none of them a negator; `^
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import yaml
@@ -52,10 +53,15 @@ class Sign:
 
     category: str
     level: RiskLevel
-    pattern: re.Pattern
+    source: str
     anchors: frozenset[str]
-    with_distress: bool = False
+    needs: str | None = None  # "distress" or "risk"
     negatable: bool = True
+
+    @cached_property
+    def pattern(self) -> re.Pattern:
+        """Compiled when it is first looked for: most of a lexicon's hundreds never are."""
+        return re.compile(self.source)
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,7 @@ def _compiled(cls: type, data: dict) -> RiskLexicon:
             entry["category"],
             _level(entry["level"]),
             *patterns.one(pattern),
-            _flag(entry, "with_distress"),
+            _needs(entry),
             _flag(entry, "negatable", True),
         )
         for entry in data["signs"]
@@ -195,6 +201,12 @@ def _compiled(cls: type, data: dict) -> RiskLexicon:
 
 def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _needs(entry: dict) -> str | None:
+    if entry.get("needs") not in (None, "distress", "risk"):
+        raise ValueError(f"needs must be distress or risk, not {entry['needs']!r}")
+    return entry.get("needs")
 
 
 def _flag(entry: dict, name: str, default: bool = False) -> bool:
@@ -255,12 +267,12 @@ class _Patterns:
         self._known: dict[str, tuple[str, frozenset[str]]] = {}
         self._open: list[str] = []
 
-    def one(self, pattern: str) -> tuple[re.Pattern, frozenset[str]]:
-        """The pattern compiled, and words of which each match has one."""
+    def one(self, pattern: str) -> tuple[str, frozenset[str]]:
+        """The pattern as a regular expression, and words of which each match has one."""
         source, anchors = self._sequence(pattern)
         if not anchors:
             raise ValueError(f"pattern {pattern!r} can match nothing at all")
-        return re.compile(rf"(?<= ){source}"), anchors
+        return rf"(?<= ){source}", anchors
 
     def any_of(self, patterns: str, wrap: Callable[[str], str] = str) -> re.Pattern:
         sources = "|".join(self._sequence(pattern)[0] for pattern in _lines(patterns))

@@ -33,6 +33,7 @@ _AFTER = "!\"#%&'()+,-./:;<=>?@[\\]^_`{|}~"  # "*" and "$" may
 _INNER_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _MASK = re.compile(r"[*#_\-.?]+")
 _APART = re.compile(r"[^\W_](?:[.\-_*/·]+[^\W_])+[.\-_*/·]*")
+_CAPITAL_I = re.compile(r"(?<=[a-z])I+")  # "kiII"
 _STRETCH = re.compile(r"(.)\1{2,}")
 _RUN = re.compile(r"(.)\1+")
 
@@ -125,6 +126,7 @@ class TextNormalizer:
 
     def _fold(self, text: str) -> tuple[str, list[int] | None]:
         """Lower case in plain letters, and the place of each character in the original (`None`: unmoved)."""
+        text = _CAPITAL_I.sub(lambda match: "l" * len(match.group()), text)
         if text.isascii():
             return text.lower(), None
         folded, places = [], []

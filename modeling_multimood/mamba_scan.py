@@ -17,7 +17,7 @@ from transformers.models.mamba.modeling_mamba import MambaMixer, apply_mask_to_p
 from transformers.utils.import_utils import is_mamba_ssm_available
 
 # Tokens in a chunk. On a CPU its states should stay in the cache; elsewhere few large operations go faster.
-CPU_CHUNK_LENGTH = 32
+CPU_CHUNK_LENGTH = 16
 CHUNK_LENGTH = 256
 
 
@@ -206,7 +206,7 @@ class ScanMambaMixer(MambaMixer):
         )
         if cache_params is not None:
             cache_params.update_recurrent_state(state, self.layer_idx)
-        outputs = (outputs + inputs * self.D.float()) * F.silu(gate)
+        outputs = torch.addcmul(outputs, inputs.float(), self.D.float()) * F.silu(gate)
         return self.out_proj(outputs.to(dtype))
 
 

@@ -356,7 +356,7 @@ def test_neither_picture_nor_sound(tmp_path):
         load_clip(path)
 
 
-@pytest.mark.parametrize("source", [None, 3, 0.5, {"path": "a.mp4"}, [0.1, 0.2], io.StringIO("words")])
+@pytest.mark.parametrize("source", [None, 3, 0.5, {"uri": "a.mp4"}, [0.1, 0.2], io.StringIO("words")])
 def test_a_source_of_unknown_kind(source):
     with pytest.raises(MediaError, match="is no clip; give a path"):
         load_clip(source)

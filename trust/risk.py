@@ -191,25 +191,18 @@ class RiskAssessor:
 
     def _signs(self, words: NormalizedText) -> Iterator[_Found]:
         """Signs by the lexicon, less idioms, each with what its context makes of it. Of overlapping ones the worst."""
-        numbers: set[int] = set()
-        for word in set(words.words):
-            numbers.update(self.lexicon.signs_by_stem.get(word[:STEM], ()))
-        matches = [
-            (sign, match.start(), match.end())
-            for sign in (self.lexicon.signs[number] for number in sorted(numbers))
-            for match in sign.pattern.finditer(words.text)
-        ]
+        stems = {word[:STEM] for word in words.words}
+        matches = list(_matches(self.lexicon.signs, stems, words.text))
         if not matches:
             return
         # marked letter by letter, so that a long text of nothing but signs takes no longer than its length
         harmless, taken = bytearray(len(words.text)), bytearray(len(words.text))
-        for idiom in self.lexicon.idioms:
-            for match in idiom.pattern.finditer(words.text):
-                harmless[match.start() : match.end()] = b"\1" * (match.end() - match.start())
+        for _, start, end in _matches(self.lexicon.idioms, stems, words.text):
+            harmless[start:end] = b"\1" * (end - start)
         found = [
             self._in_context(words, sign, start, end) for sign, start, end in matches if not any(harmless[start:end])
         ]
-        found.sort(key=lambda f: (f.denial, -(f.level or 0), f.sign.needs is not None, f.start - f.end))
+        found.sort(key=lambda f: (f.denial, -(f.level or 0), f.sign.needs is not None, f.start - f.end, f.start, f.category))
         for candidate in found:
             if not any(taken[candidate.start : candidate.end]):
                 taken[candidate.start : candidate.end] = b"\1" * (candidate.end - candidate.start)
@@ -310,6 +303,12 @@ class RiskAssessor:
         text = utterances[last]["text"]
         sign = Evidence(state.utterances - len(utterances) + last, 0, len(text), text, "judge", level)
         return _raised(replace(state, calm_turns=0, evidence=(*state.evidence, sign)), level)
+
+
+def _matches(signs: dict[str, tuple[Sign, ...]], stems: set[str], text: str) -> Iterator[tuple[Sign, int, int]]:
+    for sign in dict.fromkeys(sign for stem in stems for sign in signs.get(stem, ())):
+        for match in sign.pattern.finditer(text):
+            yield sign, match.start(), match.end()
 
 
 def _answered(

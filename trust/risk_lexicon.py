@@ -47,7 +47,7 @@ class LexiconError(ValueError):
     """A lexicon that cannot be used; names the file and the entry."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sign:
     """Patterns that are a sign of one kind. `anchors`: words of which every match has at least one."""
 
@@ -106,9 +106,8 @@ class RiskLexicon:
     language: str
     common_words: frozenset[str]
     normalize: TextNormalizer
-    signs: tuple[Sign, ...]
-    signs_by_stem: dict[str, tuple[int, ...]] = field(repr=False)
-    idioms: tuple[Sign, ...] = field(repr=False)
+    signs: dict[str, tuple[Sign, ...]] = field(repr=False)  # by the first `STEM` letters of their anchors
+    idioms: dict[str, tuple[Sign, ...]] = field(repr=False)
     contexts: tuple[Context, ...] = field(repr=False)
     distress: re.Pattern
     safety: re.Pattern
@@ -160,10 +159,6 @@ def _compiled(cls: type, data: dict) -> RiskLexicon:
         for pattern in _lines(entry["patterns"])
     )
     idioms = tuple(Sign("idiom", RiskLevel.NONE, *patterns.one(pattern)) for pattern in _lines(data["idioms"]))
-    by_stem: dict[str, list[int]] = {}
-    for number, sign in enumerate(signs):
-        for stem in {word[:STEM] for word in sign.anchors}:
-            by_stem.setdefault(stem, []).append(number)
     neighbours = data["neighbours"]
     kinds = [
         (text, (entry["category"], _level(entry["level"])))
@@ -182,9 +177,8 @@ def _compiled(cls: type, data: dict) -> RiskLexicon:
         language=data["language"],
         common_words=common,
         normalize=TextNormalizer(patterns.words, data["aliases"], data["emoji"], _lines(data["fillers"])),
-        signs=signs,
-        signs_by_stem={stem: tuple(numbers) for stem, numbers in by_stem.items()},
-        idioms=idioms,
+        signs=_by_stem(signs),
+        idioms=_by_stem(idioms),
         contexts=contexts,
         second_person=data["second_person"],
         questions=questions,
@@ -197,6 +191,14 @@ def _compiled(cls: type, data: dict) -> RiskLexicon:
         ),
         **compiled,
     )
+
+
+def _by_stem(signs: Iterable[Sign]) -> dict[str, tuple[Sign, ...]]:
+    by_stem: dict[str, list[Sign]] = {}
+    for sign in signs:
+        for stem in {word[:STEM] for word in sign.anchors}:
+            by_stem.setdefault(stem, []).append(sign)
+    return {stem: tuple(found) for stem, found in by_stem.items()}
 
 
 def _lines(text: str) -> list[str]:

@@ -105,6 +105,7 @@ class TextNormalizer:
         self.vocabulary = frozenset(vocabulary) | {word for word in self.aliases if word.isalnum()}
         self.emoji = {ord(sign[0]): f" {words} " for sign, words in emoji.items()}
         self.fillers = frozenset(tuple(filler.split()) for filler in fillers)
+        self._filler_starts = frozenset(filler[0] for filler in self.fillers)
         self._hidden = frozenset(word for word in self.vocabulary if len(word) > 2 and word.isalpha())
         self._squeezed = {_RUN.sub(r"\1", word): word for word in sorted(self._hidden)}
         self._by_ends: dict[tuple[str, int], list[str]] = {}
@@ -130,6 +131,9 @@ class TextNormalizer:
         if text.isascii():
             return text.lower(), None
         folded, places = [], []
+        # in a text of another script its letters are themselves
+        latin = sum(character.isascii() for character in text if character.isalpha()) * 2
+        lookalikes = LOOKALIKES if latin >= sum(map(str.isalpha, text)) else {}
         for place, character in enumerate(text):
             if character in _PLAIN:
                 plain = _PLAIN[character]
@@ -140,7 +144,7 @@ class TextNormalizer:
                     part
                     for part in unicodedata.normalize("NFKD", character).lower()
                     if unicodedata.category(part) not in ("Mn", "Cf", "Me", "Cc") or part in "\n\t\r"
-                ).translate(LOOKALIKES)
+                ).translate(lookalikes)
                 if plain and unicodedata.category(plain[0]) in ("So", "Sk", "Po", "Ps", "Pe", "Pi", "Pf", "Pd"):
                     plain = " " if plain[0] not in string.punctuation else plain
             folded.append(plain)
@@ -284,14 +288,17 @@ class TextNormalizer:
     def _without_fillers(self, tokens: list) -> list:
         kept, at = [], 0
         while at < len(tokens):
-            for size in (2, 1):
-                after = at + size
-                words = tuple(token[0] for token in tokens[at:after])
-                if words in self.fillers and after < len(tokens) and tokens[after][0] != SENTENCE_END:
-                    # the commas around a filler go with it
-                    tokens[after] = (*tokens[after][:3], tokens[at][3] and not kept)
-                    at = after
-                    break
+            size = 0
+            if tokens[at][0] in self._filler_starts:
+                sizes = (
+                    size for size in (2, 1) if tuple(token[0] for token in tokens[at : at + size]) in self.fillers
+                )
+                size = next(sizes, 0)
+            after = at + size
+            if size and after < len(tokens) and tokens[after][0] != SENTENCE_END:
+                # the commas around a filler go with it
+                tokens[after] = (*tokens[after][:3], tokens[at][3] and not kept)
+                at = after
             else:
                 kept.append(tokens[at])
                 at += 1
@@ -301,12 +308,17 @@ class TextNormalizer:
     def _without_repeats(tokens: list) -> list:
         """ "I, I want to, want to go" is "I want to go": what was said at once again counts once."""
         kept: list = []
+        words: list[str] = []
         for token in tokens:
+            word = token[0]
             kept.append(token)
+            words.append(word)
             for size in (1, 2, 3):
-                if len(kept) >= 2 * size and all(kept[-size + n][0] == kept[-2 * size + n][0] for n in range(size)):
-                    if kept[-1][0] != SENTENCE_END:
-                        del kept[-size:]
+                if len(words) < 2 * size:
+                    break
+                if word == words[-1 - size] and words[-size:] == words[-2 * size : -size]:
+                    if word != SENTENCE_END:
+                        del kept[-size:], words[-size:]
                     break
         return kept
 

@@ -202,7 +202,9 @@ class RiskAssessor:
         found = [
             self._in_context(words, sign, start, end) for sign, start, end in matches if not any(harmless[start:end])
         ]
-        found.sort(key=lambda f: (f.denial, -(f.level or 0), f.sign.needs is not None, f.start - f.end, f.start, f.category))
+        found.sort(
+            key=lambda f: (f.denial, -(f.level or 0), f.sign.needs is not None, f.start - f.end, f.start, f.category)
+        )
         for candidate in found:
             if not any(taken[candidate.start : candidate.end]):
                 taken[candidate.start : candidate.end] = b"\1" * (candidate.end - candidate.start)

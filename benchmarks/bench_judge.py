@@ -35,7 +35,7 @@ from judge_server import running_server
 
 LATENCY, PAUSE = 1.0, 0.25  # seconds
 REPLIES = 64
-KEPT, READS = 1000, 10  # verdicts in the cache, and how often each is read
+KEPT, PASSES = 1000, 10  # verdicts in the cache, and how often all are read
 REFERENCE = "It sounds lonely in the quiet house. What do you miss most about your sister in the evenings?"
 CONVERSATION = [
     {"speaker": "client", "text": "My sister moved out last week and the house is so quiet."},
@@ -100,21 +100,22 @@ def serial_seconds(base_url: str, judge: OpenAIJudge, similarity: LateInteractio
     return time.perf_counter() - start
 
 
-def cached_rates(folder: Path) -> tuple[float, float]:
-    """Verdicts a second from a cache on disk: by the clock, and by this process's own processor time."""
+def cached_rates(folder: Path) -> list[tuple[float, float]]:
+    """Verdicts a second from a cache on disk, a pass: by the clock, and by this process's own processor time."""
     asked = exchanges(KEPT)
     with (
         running_server() as server,
         OpenAIJudge("test", base_url=server.base_url, cache=VerdictCache(folder)) as judge,
     ):
         judge.score(asked)
+    rates = []
     with OpenAIJudge("test", base_url=server.base_url, cache=VerdictCache(folder)) as judge:  # the server is gone
-        judge.score(asked[:10])
-        start, busy = time.perf_counter(), time.process_time()
-        for _ in range(READS):
+        for _ in range(PASSES):
+            start, busy = time.perf_counter(), time.process_time()
             if None in judge.score(asked):
                 raise RuntimeError(f"a verdict was not in the cache: {judge.report()}")
-        return KEPT * READS / (time.perf_counter() - start), KEPT * READS / (time.process_time() - busy)
+            rates.append((KEPT / (time.perf_counter() - start), KEPT / (time.process_time() - busy)))
+    return rates
 
 
 def main() -> None:
@@ -137,12 +138,15 @@ def main() -> None:
                 times["concurrent"].append(concurrent_seconds(judge, similarity, asked))
                 times["serial"].append(serial_seconds(server.base_url, judge, similarity, asked))
                 print(f"concurrent {times['concurrent'][-1]:.2f} s, serial {times['serial'][-1]:.2f} s", flush=True)
-        rates = [cached_rates(Path(folder) / f"cache {number}") for number in range(args.rounds)]
+        rates = [rate for number in range(args.rounds) for rate in cached_rates(Path(folder) / f"cache {number}")]
 
     medians = {side: statistics.median(values) for side, values in times.items()}
     by_clock, by_processor = (statistics.median(values) for values in zip(*rates, strict=True))
     print(f"concurrent {medians['concurrent']:.2f} s, serial {medians['serial']:.2f} s (medians)")
-    print(f"cached: {by_clock:.0f} verdicts/s by the clock, {by_processor:.0f} by this process's processor time")
+    print(
+        f"cached: {by_clock:.0f} verdicts/s by the clock, {by_processor:.0f} by this process's processor time "
+        f"(medians of {len(rates)} passes over {KEPT})"
+    )
     ratios = {"judge": medians["serial"] / medians["concurrent"], "judge_cached_over_10000_per_second": by_clock / 1e4}
     # What else ran on the machine decides much of this: say how much, and how this process was ranked among it.
     surroundings = {"load_average": os.getloadavg()[0], "niceness": os.nice(0)}
@@ -150,7 +154,7 @@ def main() -> None:
         "surroundings": surroundings,
         "median_seconds": medians,
         "seconds": times,
-        "cached_verdicts_per_second": {"clock": by_clock, "processor": by_processor},
+        "median_cached_verdicts_per_second": {"clock": by_clock, "processor": by_processor},
         "ratios": ratios,
     }
     path = reporting.write(

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from operator import lt
 
+# Digits as the numbers they are; every other byte as a number that no choice has.
+_NUMBERS = bytes(byte - 48 if 48 <= byte < 58 else 255 for byte in range(256))
+
 
 @dataclass(frozen=True, eq=False)
 class AnswerForm:
@@ -47,10 +50,10 @@ class AnswerForm:
 
     def unpack(self, digits: str) -> dict[str, int] | None:
         """What [`pack`] packed; `None` if it is none of this form."""
-        if len(digits) != len(self.choices) or not (digits.isascii() and digits.isdigit()):
+        numbers = digits.encode("ascii", "replace").translate(_NUMBERS)
+        if len(numbers) != len(self._counts) or not all(map(lt, numbers, self._counts)):
             return None
-        numbers = tuple(map(int, digits))
-        return dict(zip(self.choices, numbers, strict=True)) if all(map(lt, numbers, self._counts)) else None
+        return dict(zip(self.choices, numbers, strict=True))
 
     @cached_property
     def _counts(self) -> tuple[int, ...]:

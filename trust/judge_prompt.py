@@ -64,7 +64,7 @@ class Exchange:
 
 def quote(text: str) -> str:
     """The text as a JSON string on one line, without any of `<>[]|` and backticks, and nothing invisible."""
-    return _SUSPECT.sub(lambda found: _escaped(found[0]), _JSON.encode(text))
+    return _SUSPECT.sub(_escape, _JSON.encode(text))
 
 
 def judge_messages(rubric: Rubric, exchange: Exchange) -> list[dict[str, str]]:
@@ -177,6 +177,10 @@ def _escaped(character: str) -> str:
     # JSON writes what lies beyond the first 65,536 codes as a pair of surrogates.
     units = character.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[i] << 8 | units[i + 1]:04x}" for i in range(0, len(units), 2))
+
+
+def _escape(found: re.Match) -> str:
+    return _escaped(found[0])
 
 
 _SUSPECT = re.compile(f"[{re.escape(_MARKS)}]|[^ -~]")

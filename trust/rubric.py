@@ -123,26 +123,26 @@ class Rubric:
         Raises:
             ValueError: an answer outside [0, 1] or to an item that was not asked, or a dimension without one.
         """
-        scores, failed, answered, total, asked = {}, [], 0, 0.0, self._questions[risk]
+        scores, failed, answered, total, asked = {}, [], 0, 0.0, self._scored[risk]
         for dimension in self.dimensions:
             share = weights = 0.0
-            for item in asked[dimension.id]:
-                answer = answers.get(item.id)
+            for name, weight, gate in asked[dimension.id]:
+                answer = answers.get(name)
                 if answer is None:
                     continue
                 if not 0.0 <= answer <= 1.0:
-                    raise ValueError(f"The answer to {item.id} is {answer}, not in [0, 1].")
+                    raise ValueError(f"The answer to {name} is {answer}, not in [0, 1].")
                 answered += 1
-                share += item.weight * answer
-                weights += item.weight
-                if answer < 0.5 and item.gate:
-                    failed.append(item.id)
+                share += weight * answer
+                weights += weight
+                if gate and answer < 0.5:
+                    failed.append(name)
             if not weights:
                 raise ValueError(f"No item of {dimension.id} was answered.")
             scores[dimension.id] = share / weights
             total += dimension.weight * scores[dimension.id]
         if answered != len(answers):
-            known = {item.id for items in asked.values() for item in items}
+            known = {name for items in asked.values() for name, _, _ in items}
             raise ValueError(f"Not asked at risk {risk.name.lower()}: {', '.join(sorted(answers.keys() - known))}")
         total = 0.0 if failed else total / self._weight
         return Verdict(dict(answers), scores, tuple(failed), total, judge)
@@ -155,6 +155,14 @@ class Rubric:
                 for dimension in self.dimensions
             }
             for risk in RiskLevel
+        }
+
+    @cached_property
+    def _scored(self) -> dict[RiskLevel, dict[str, tuple[tuple[str, float, bool], ...]]]:
+        """What the scores depend on, ready for thousands of verdicts a second: by dimension, id, weight and gate of items."""
+        return {
+            risk: {name: tuple((item.id, item.weight, item.gate) for item in items) for name, items in asked.items()}
+            for risk, asked in self._questions.items()
         }
 
     @cached_property

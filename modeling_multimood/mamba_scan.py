@@ -179,6 +179,7 @@ class ScanMambaMixer(MambaMixer):
         if cache_params is None and hidden_states.is_cuda and is_mamba_ssm_available():
             return super().forward(hidden_states, attention_mask=attention_mask, **kwargs)  # its kernels
         dtype, length = hidden_states.dtype, hidden_states.shape[1]
+        exact = torch.promote_types(dtype, torch.float32)  # of the scan
         hidden_states = apply_mask_to_padding_states(hidden_states, attention_mask)
         inputs, gate = self.in_proj(hidden_states).chunk(2, dim=-1)  # (N, L, channels) each
 
@@ -188,7 +189,7 @@ class ScanMambaMixer(MambaMixer):
             inputs = F.pad(inputs, (0, 0, reach, 0))
         else:
             recurrent = cache_params.get_recurrent_state(self.layer_idx, state_idx=0)
-            state = None if recurrent is None else recurrent.float()
+            state = None if recurrent is None else recurrent.to(exact)
             seen = cache_params.update_conv_state(inputs.mT, self.layer_idx, conv_kernel_size=self.conv_kernel_size).mT
             inputs = F.pad(seen, (0, 0, max(0, length + reach - seen.shape[1]), 0))[:, -(length + reach) :]
         kernel = self.conv1d.weight.squeeze(1)  # (channels, kernel)
@@ -200,13 +201,13 @@ class ScanMambaMixer(MambaMixer):
         time_steps, B, C = self.x_proj(inputs).split(
             [self.time_step_rank, self.ssm_state_size, self.ssm_state_size], dim=-1
         )
-        time_steps = F.linear(time_steps, self.dt_proj.weight).float() + self.dt_proj.bias.float()
+        time_steps = F.linear(time_steps, self.dt_proj.weight).to(exact) + self.dt_proj.bias.to(exact)
         outputs, state = selective_scan(
-            inputs.float(), F.softplus(time_steps), -self.A_log.float().exp(), B.float(), C.float(), state
+            inputs.to(exact), F.softplus(time_steps), -self.A_log.to(exact).exp(), B.to(exact), C.to(exact), state
         )
         if cache_params is not None:
             cache_params.update_recurrent_state(state, self.layer_idx)
-        outputs = torch.addcmul(outputs, inputs.float(), self.D.float()) * F.silu(gate)
+        outputs = torch.addcmul(outputs, inputs.to(exact), self.D.to(exact)) * F.silu(gate)
         return self.out_proj(outputs.to(dtype))
 
 

@@ -50,11 +50,11 @@ def test_whole_equals_transformers(length, changes):
 
 
 def test_gradients_equal_transformers():
-    theirs, ours = (model.double() for model in pair())
+    theirs, ours = (model.double() for model in pair(residual_in_fp32=False))
     for model in (theirs, ours):
         model(ids(70), use_cache=False).last_hidden_state.square().sum().backward()
     for (name, expected), got in zip(theirs.named_parameters(), ours.parameters(), strict=True):
-        # The scan itself is in float32 in both.
+        # transformers' scan is in float32 in part. In float32 throughout, both are equally far from this.
         scale = expected.grad.abs().max()
         torch.testing.assert_close(got.grad / scale, expected.grad / scale, atol=1e-4, rtol=1e-4, msg=name)
 

@@ -156,9 +156,10 @@ def main() -> None:
                 if number:  # the first round warms up
                     seconds[name].append(took / (args.steps * BATCH))
                     waits[name].append(waited / took)
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
-            memory = {name: pool.submit(peak_memory, name, args.model, rows, args.threads).result() for name in names}
+        memory = {}
+        for name in names:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                memory[name] = pool.submit(peak_memory, name, args.model, rows, args.threads).result()
 
     medians = {name: statistics.median(seconds[name]) for name in names}
     wait_share = statistics.median(waits["multimood"])

@@ -172,11 +172,13 @@ def main() -> None:
         },
     )
     learned = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
-    if args.bf16 or args.fp16:  # computed in half precision, but kept in full: small steps would be rounded away
+    # Computed in half precision, but kept in full, or small steps would be rounded away. DeepSpeed sees to it itself.
+    if (args.bf16 or args.fp16) and not trainer.is_deepspeed_enabled:
         for parameter in learned:
             parameter.data = parameter.data.float()
+    parameters = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in learned)  # ZeRO-3 empties them
     print(
-        f"{sum(parameter.numel() for parameter in learned):,} parameters learn, frozen: {', '.join(script.freeze) or 'none'}; "
+        f"{parameters:,} parameters learn, frozen: {', '.join(script.freeze) or 'none'}; "
         f"process {args.process_index + 1} of {args.world_size}"
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))

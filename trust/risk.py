@@ -109,7 +109,10 @@ class RiskAssessor:
     def _after_therapist(self, text: str, state: RiskState) -> RiskState:
         """What the therapist asks is kept until the client answers."""
         number = state.utterances
-        words = self.lexicon.normalize(text).replace(self.lexicon.second_person)
+        words = self.lexicon.normalize(text)
+        if "?" not in text and self.lexicon.second_person.keys().isdisjoint(words.words):
+            return replace(state, utterances=number + 1)  # talk about risk, not about this person's
+        words = words.replace({**self.lexicon.first_person, **self.lexicon.second_person})
         asked = [
             found.sign.level
             for found in self._signs(words)

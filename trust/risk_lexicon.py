@@ -15,7 +15,7 @@ A file `risk_lexicon_<language>.yaml` has these entries; `docs/architecture.md` 
   that end where the sign starts, `after` those that start where it ends, `near` those in it or up to four words before,
   `around` those anywhere; `unless` are patterns that lift the rule. `categories` are the signs it is for (default: all).
 - `distress`, `safety`, `retraction`: patterns of what the client says that is no sign.
-- `second_person`: how a therapist's "you" is read as the client's "I".
+- `second_person`, `first_person`: how a therapist's "you" and "I" are read, as the client's "I" and "you".
 - `questions`: `level` and `patterns` of what only a therapist asks; `safe: true` where "no" is the answer that worries;
   `with_risk: true` where it is asked of risk only if there is risk already ("do you have a plan?").
 - `answers`: patterns for `evasive`, `no` and `yes`, tried in this order.
@@ -113,6 +113,7 @@ class RiskLexicon:
     safety: re.Pattern
     retraction: re.Pattern
     second_person: dict[str, str]
+    first_person: dict[str, str]
     questions: tuple[Question, ...]
     answers: dict[str, re.Pattern]
     prototypes: Prototypes
@@ -181,6 +182,7 @@ def _compiled(cls: type, data: dict) -> RiskLexicon:
         idioms=_by_stem(idioms),
         contexts=contexts,
         second_person=data["second_person"],
+        first_person=data["first_person"],
         questions=questions,
         answers={name: patterns.any_of(data["answers"][name]) for name in ("evasive", "no", "yes")},
         prototypes=Prototypes(

@@ -270,6 +270,7 @@ aliases: {}
 emoji: {}
 fillers: halt
 second_person: {du: ich}
+first_person: {ich: du}
 slots:
   tot: |
     sterben

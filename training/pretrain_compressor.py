@@ -34,7 +34,7 @@ from multimood.datasets_scripts.memory_slots import (
 )
 from multimood.datasets_scripts.schema import read_rows
 from multimood.training.trainers.checkpoints import last_checkpoint
-from multimood.training.trainers.collator import MultiMoodCollator
+from multimood.training.trainers.collator import IGNORE_INDEX, MultiMoodCollator
 
 
 @dataclass
@@ -46,7 +46,9 @@ class CompressorArguments:
     utterance_steps: int = field(default=300, metadata={"help": "Steps on single utterances."})
     dialogue_steps: int = field(default=100, metadata={"help": "Steps on runs of utterances."})
     run_length: int = field(default=24, metadata={"help": 'Most slots in a run of stage "dialogue".'})
-    samples: int = field(default=6, metadata={"help": "Slots of a run that are repeated, each by itself."})
+    samples: int = field(
+        default=6, metadata={"help": "Slots of a run that are repeated, or answers that are asked for."}
+    )
     slot_words: list[int] = field(
         default_factory=list,
         metadata={
@@ -63,7 +65,10 @@ class CompressorArguments:
     )
     continuation: float = field(
         default=0.0,
-        metadata={"help": 'Share of the runs of stage "dialogue" after which the next answer is asked for, too.'},
+        metadata={
+            "help": 'Share of the batches of stage "dialogue" that ask for the therapist\'s next answers, each given the '
+            "memory of what came before the client's words, in place of the utterances."
+        },
     )
 
 
@@ -74,7 +79,8 @@ class MemoryTasks(Dataset):
         conversations: whole dialogues.
         size: how many items there are; each is drawn anew, from `seed` and its number.
         length: most slots in a run.
-        group: neighbouring items that are cut to slots of one size, so that a batch of them is hardly padded.
+        group: neighbouring items that ask for the same and are cut to slots of one size, so that a batch of them is hardly
+            padded.
         seed: of the draws.
         script: the other settings.
     """
@@ -97,34 +103,36 @@ class MemoryTasks(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         rng = random.Random(f"{self.seed}/{index}")
-        words = random.Random(f"{self.seed}/{index // self.group}/words").choice(self.script.slot_words or [0])
+        of_group = random.Random(f"{self.seed}/{index // self.group}/group")
+        words = of_group.choice(self.script.slot_words or [0])
+        goes_on = of_group.random() < self.script.continuation and self.length > 1
         said = rng.choice(self.conversations)
-        # The turns before a client's turn can be continued; any turns can be repeated.
-        answers = [i for i in range(2, len(said)) if said[i]["speaker"] == "therapist" != said[i - 1]["speaker"]]
-        if goes_on := bool(self.length > 1 and answers and rng.random() < self.script.continuation):
-            answer = rng.choice(answers)
-            pieces = self._pieces(said[: answer - 1], words, rng)[-self.length :]
-        else:
-            pieces = self._pieces(said, words, rng)
-            start = rng.randrange(max(len(pieces) - self.length, 0) + 1)
-            pieces = pieces[start : start + self.length]
-        places = rng.sample(range(len(pieces)), min(self.script.samples, len(pieces)))
-        asks = [
-            {
-                "slots": (place, place + 1),
-                "prompt": repeat_prompt([pieces[place]]),
-                "target": transcript([pieces[place]]),
-            }
-            for place in places
-        ]
-        if goes_on:
-            prompt = continue_prompt(pieces, said[answer - 1]["text"])
-            asks.append({"slots": (0, len(pieces)), "prompt": prompt, "target": said[answer]["text"]})
-        return {"run": pieces, "asks": asks}
+        pieces = self._pieces(said, words, rng)
+        start = rng.randrange(max(len(pieces) - self.length, 0) + 1)
+        pieces = pieces[start : start + self.length]
+        asks = self._answers(said, pieces, start, words) if goes_on else []
+        if not asks:
+            asks = [
+                {"slots": (place, place + 1), "prompt": repeat_prompt([piece]), "target": transcript([piece])}
+                for place, piece in enumerate(pieces)
+            ]
+        return {"run": pieces, "asks": rng.sample(asks, min(self.script.samples, len(asks)))}
+
+    def _answers(self, said: list[dict], pieces: list[dict], start: int, words: int) -> list[dict]:
+        """Asks for all answers to a client before whose turn some of the run was said, which begins at slot `start`."""
+        asks = []
+        for i in range(2, len(said)):
+            end = len(self._cut(said[: i - 1], words)) - start
+            if said[i]["speaker"] == "therapist" != said[i - 1]["speaker"] and 0 < end <= len(pieces):
+                prompt = continue_prompt(pieces[:end], said[i - 1]["text"])
+                asks.append({"slots": (0, end), "prompt": prompt, "target": said[i]["text"]})
+        return asks
+
+    def _cut(self, said: list[dict], words: int) -> list[dict]:
+        return cut_utterances(said, words) if words else said
 
     def _pieces(self, said: list[dict], words: int, rng: random.Random) -> list[dict]:
-        if words:
-            said = cut_utterances(said, words)
+        said = self._cut(said, words)
         if not self.script.swap:
             return said
         # Some pieces are left as they are, others are hardly language any more.
@@ -156,6 +164,14 @@ class MemoryCollator:
         return {**self.collate(asks), **runs, "slots": torch.tensor(slots)}
 
 
+def last_logits(inputs: dict) -> dict:
+    """Inputs of a model whose logits are made only from where the first target of a batch is predicted: a vocabulary is
+    wide, and prompts have no loss."""
+    labels = inputs["labels"]
+    kept = labels.shape[1] - int((labels != IGNORE_INDEX).any(0).nonzero()[0]) + 1
+    return {**inputs, "labels": labels[:, -kept:], "logits_to_keep": kept}
+
+
 class CompressorTrainer(Trainer):
     """transformers' trainer, with each row reading some vectors of a longer run."""
 
@@ -164,7 +180,7 @@ class CompressorTrainer(Trainer):
         ids, mask, slots = (inputs.pop(key) for key in ("history_input_ids", "history_attention_mask", "slots"))
         vectors = torch.cat(bare.get_history_features(ids, mask))  # (utterances of all runs, hidden)
         memory = [vectors[first:end] for first, end in slots.tolist()]
-        outputs = model(**inputs, history_memory=memory, num_items_in_batch=num_items_in_batch)
+        outputs = model(**last_logits(inputs), history_memory=memory, num_items_in_batch=num_items_in_batch)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
 

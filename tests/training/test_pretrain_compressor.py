@@ -68,17 +68,38 @@ def test_runs_are_neighbours_and_each_ask_names_its_own_slot():
             assert end == first + 1
 
 
-def test_the_next_answer_is_asked_after_all_that_came_before_the_client():
-    items = list(map(tasks(24, continuation=1.0).__getitem__, range(40)))
+def test_answers_are_asked_after_all_that_came_before_the_client():
+    items = list(map(tasks(24, samples=2, continuation=1.0).__getitem__, range(40)))
     texts = [one["text"] for one in SAID]
     for item in items:
-        ask = item["asks"][-1]
-        assert ask["slots"] == (0, len(item["run"]))
-        answer = texts.index(ask["target"])
-        assert SAID[answer]["speaker"] == "therapist"
-        assert [piece["text"] for piece in item["run"]] == texts[: answer - 1]
-        assert texts[answer - 1] in str(ask["prompt"])
-    assert len({item["asks"][-1]["target"] for item in items}) > 1
+        assert [piece["text"] for piece in item["run"]] == texts
+        assert len(item["asks"]) == 2
+        for ask in item["asks"]:
+            answer = texts.index(ask["target"])
+            assert SAID[answer]["speaker"] == "therapist"
+            assert ask["slots"] == (0, answer - 1)
+            assert texts[answer - 1] in str(ask["prompt"])
+    assert len({ask["target"] for item in items for ask in item["asks"]}) > 1
+
+
+def test_answers_read_only_what_is_left_of_a_run_that_begins_later():
+    texts = [one["text"] for one in SAID]
+    firsts = set()
+    for item in map(tasks(8, samples=2, slot_words=[3], continuation=1.0).__getitem__, range(40)):
+        firsts.add(item["run"][0]["text"])
+        for ask in item["asks"]:
+            if ask["target"] in texts:  # else no answer is within reach of the run
+                said = " ".join(piece["text"] for piece in item["run"][slice(*ask["slots"])])
+                assert " ".join(texts[: texts.index(ask["target"]) - 1]).endswith(said)
+    assert len(firsts) > 1
+
+
+def test_a_group_of_items_asks_for_one_thing():
+    mixed, texts = tasks(24, samples=2, continuation=0.5), [one["text"] for one in SAID]
+    is_answer = [{ask["target"] in texts for ask in mixed[i]["asks"]} for i in range(40)]
+    groups = [set.union(*is_answer[start : start + 4]) for start in range(0, 40, 4)]
+    assert {len(kinds) for kinds in groups} == {1}
+    assert set.union(*groups) == {True, False}
 
 
 def test_swapped_words_are_words_of_the_corpus_and_the_target_says_them():

@@ -2,7 +2,8 @@
 
     python -m multimood.training.mesc_small --mesc path/to/mesc --work outputs/mesc_small
 
-1. Rows of the episode-disjoint split; `test.jsonl` is written for the evaluation and read by nothing here.
+1. Rows of the episode-disjoint split; `test.jsonl` is written for the evaluation and read by no stage. On validation a
+   checkpoint of stage 4 is chosen.
 2. Tokenizer and language model, from the words of `train.jsonl` alone. The language model learns to speak, to repeat what
    it sees as pooled word vectors (`modeling_multimood/pooled_words.py`), and to answer. A *pretrained* language model,
    from which the real model starts, reads soft vectors without having been told; this is its stand-in.
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import (
@@ -51,6 +53,7 @@ from multimood.datasets_scripts.mesc import SPLITS, load_mesc
 from multimood.datasets_scripts.schema import Row, read_rows, write_rows
 from multimood.modeling_multimood.pooled_words import pooled_words
 from multimood.processors.turn import SYSTEM_PROMPT, build_completion, render_utterance
+from multimood.training.pretrain_compressor import last_logits
 from multimood.training.trainers.checkpoints import last_checkpoint
 from multimood.training.trainers.collator import MultiMoodCollator
 
@@ -59,6 +62,7 @@ TOWERS = Path(__file__).parents[1] / "assets" / "multimood-tiny"
 HIDDEN, LAYERS, VOCABULARY = 192, 4, 3072
 SLOT_WORDS = (4, 8, 16, 64)  # 64: nearly every turn in one slot
 SFT_SLOT_WORDS = 8
+DECAYS = (0.95, 0.85, 0.7)  # of the thirds of an ordered sum, from a word to the one before it
 VERBATIM_PAIRS = 2
 CLIP_SECONDS = 2.0
 
@@ -177,10 +181,27 @@ def build(tokenizer: PreTrainedTokenizerFast) -> tuple[MultiMoodForConditionalGe
     return model, processor
 
 
+def ordered_words(embeddings: nn.Module, token_ids: list[list[int]]) -> torch.Tensor:
+    """As `pooled_words`, but the earlier words are lighter, in each third of the vector by another of `DECAYS`: how the
+    thirds differ tells the order. A state space makes such sums by itself, with a decay a head.
+
+    Returns:
+        `torch.Tensor` of shape `(sequences, hidden_size)`.
+    """
+    words = embeddings(torch.tensor([token for ids in token_ids for token in ids]))  # (tokens, D)
+    decays = torch.tensor(DECAYS).repeat_interleave(words.shape[1] // len(DECAYS))  # (D,)
+    weights = torch.cat([decays ** torch.arange(len(ids) - 1, -1, -1)[:, None] for ids in token_ids])
+    slots = torch.arange(len(token_ids)).repeat_interleave(torch.tensor(list(map(len, token_ids))))
+    sums, squares = (
+        torch.zeros(len(token_ids), len(decays)).index_add(0, slots, x) for x in (words * weights, weights.square())
+    )
+    return sums / squares.mean(1, keepdim=True).sqrt()
+
+
 class LanguageTasks(Dataset):
     """Item `i` → the rows of step `i`, all of one task: speak, repeat or answer.
 
-    A row is `{"prompt", "target", "run": utterances that are pooled, "decay"}`.
+    A row is `{"prompt", "target", "run": utterances that are given as vectors, "ordered": by which of the two sums}`.
     """
 
     def __init__(self, conversations: list[list[dict]], steps: int, seed: int):
@@ -195,13 +216,13 @@ class LanguageTasks(Dataset):
         # Repeating comes first: to answer from memory, it has to be read.
         weights = (1, 4, 0) if step < 0.55 * self.steps else (1, 2, 2)
         task, size = rng.choices(((self._speak, 8), (self._repeat, 40), (self._answer, 12)), weights)[0]
-        decay = rng.choice((1.0, 0.9, 0.8))
+        ordered = rng.random() < 0.5
         words = rng.choices(SLOT_WORDS, (1, 1, 0, 0) if step < 0.25 * self.steps else (3, 3, 2, 1))[0]
-        return [{**task(rng.choice(self.conversations), words, rng), "decay": decay} for _ in range(size)]
+        return [{**task(rng.choice(self.conversations), words, rng), "ordered": ordered} for _ in range(size)]
 
     def _speak(self, said: list[dict], words: int, rng: random.Random) -> dict:
         start = rng.randrange(len(said))
-        return {"prompt": repeat_prompt([]), "target": transcript(said[start : start + 5]), "run": []}
+        return {"prompt": repeat_prompt([]), "target": transcript(said[start : start + 10]), "run": []}
 
     def _repeat(self, said: list[dict], words: int, rng: random.Random) -> dict:
         piece = rng.choice(cut_utterances(said, words))
@@ -217,10 +238,10 @@ class LanguageTasks(Dataset):
         answer = rng.choice(answers)
         run, recent = [], ""
         form = rng.random()
-        if form < 0.6:
+        if form < 0.5 and answer > 1:
             run = cut_utterances(said[: answer - 1], words)
-        elif form < 0.8:
-            recent = transcript(said[max(answer - 3, 0) : answer - 1]) + "\n"
+        elif form < 0.8 and answer > 1:
+            recent = transcript(said[rng.randrange(answer - 1) : answer - 1]) + "\n"
         return {
             "prompt": continue_prompt(run, said[answer - 1]["text"], recent),
             "target": said[answer]["text"],
@@ -232,13 +253,11 @@ class LanguageTrainer(Trainer):
     """transformers' trainer, with pooled words in the places of memory."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        embeddings, width = model.get_input_embeddings(), model.config.text_config.hidden_size
-        decay = inputs.pop("decay")
-        memory = [
-            pooled_words(embeddings, row, decay) if row else embeddings.weight.new_zeros(0, width)
-            for row in inputs.pop("run")
-        ]
-        outputs = model(**inputs, history_memory=memory)
+        embeddings, lengths = model.get_input_embeddings(), inputs.pop("lengths")
+        pool = ordered_words if inputs.pop("ordered") else pooled_words
+        run = inputs.pop("run")
+        vectors = pool(embeddings, run) if run else embeddings.weight.new_zeros(0, HIDDEN)
+        outputs = model(**last_logits(inputs), history_memory=vectors.split(lengths))
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
 
@@ -252,9 +271,10 @@ def language_collator(processor: MultiMoodProcessor):
         batch = dict(collate(rows))
         for key in ("history_input_ids", "history_attention_mask"):
             batch.pop(key, None)
-        texts = [[render_utterance(piece) for piece in row["run"]] for row in rows]
-        run = [tokenizer(text, add_special_tokens=False)["input_ids"] if text else [] for text in texts]
-        return {**batch, "run": run, "decay": rows[0]["decay"]}
+        texts = [render_utterance(piece) for row in rows for piece in row["run"]]
+        run = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        lengths = [len(row["run"]) for row in rows]
+        return {**batch, "run": run, "lengths": lengths, "ordered": rows[0]["ordered"]}
 
     return together
 
@@ -296,8 +316,8 @@ def train_language_model(folder: Path, rows: list[Row], steps: int, seed: int) -
 
 @torch.no_grad()
 def start_as_pooling(model: MultiMoodForConditionalGeneration, processor: MultiMoodProcessor) -> None:
-    """Sets the compressor's weights such that it gives about the sum of an utterance's word vectors, which the language
-    model can read, so that pretraining begins there (mimetic initialisation of state spaces, arXiv 2410.11135).
+    """Sets the compressor's weights such that it gives about the ordered sum of an utterance's word vectors, which the
+    language model can read, so that pretraining begins there (mimetic initialisation of state spaces, arXiv 2410.11135).
 
     The first layer adds words up until `<MEM>` opens the gate, and forgets where the next speaker is named; the second
     hardly does anything yet.
@@ -311,10 +331,15 @@ def start_as_pooling(model: MultiMoodForConditionalGeneration, processor: MultiM
     read = vectors[: known + 1] * vectors[: known + 1].square().mean(1, keepdim=True).rsqrt()  # as the norm gives them
 
     speakers = [processor.history_tokenizer(f"{name}:")["input_ids"][0] for name in ("Client", "Therapist")]
-    weight = torch.ones(known + 1, 1).index_fill(0, torch.tensor(speakers), float(known))
-    is_speaker = torch.zeros(known + 1, 1).index_fill(0, torch.tensor(speakers), 1.0)
+    weight = known / torch.arange(1.0, known + 2)[:, None]  # words of low numbers are common
+    weight.index_fill_(0, torch.tensor([*speakers, known]), 10.0 * known)
+    is_sign = torch.zeros(known + 1, 2)  # of which the state forgets all before it; which is not added itself
+    is_sign[speakers] = 1.0
+    is_sign[known, 1] = 1.0
     covariance = read.T @ (weight * read) + known * 0.1 * torch.eye(HIDDEN)
-    opens = torch.linalg.solve(covariance, read.T @ (weight * is_speaker))[:, 0]  # (D,): 1 at speakers, else about 0
+    forgets, stays_out = torch.linalg.solve(
+        covariance, read.T @ (weight * is_sign)
+    ).T  # (D,): 1 at these, else about 0
 
     first, second = (layer.mixer for layer in reader.layers)
     inner, states = first.intermediate_size, first.ssm_state_size
@@ -323,13 +348,16 @@ def start_as_pooling(model: MultiMoodForConditionalGeneration, processor: MultiM
     z.mul_(0.1).add_(3 * gate / HIDDEN)
     x.copy_(torch.cat([identity, -identity]))  # SiLU(x) - SiLU(-x) = x
     b_and_c.mul_(0.1)
-    b_and_c[:states] -= 12 * opens
-    dt.mul_(0.1).add_(8 * opens)
+    b_and_c[:states] -= 18 * stays_out
+    dt.mul_(0.1).add_(5 * forgets)
     first.conv1d.weight.mul_(0.1)
     first.conv1d.weight[..., -1] = 1
-    first.conv1d.bias.zero_()[inner:] = 1
-    first.dt_bias.fill_(-3)  # softplus: 0.05
-    first.A_log.zero_()
+    first.conv1d.bias.zero_()[inner:] = 6  # far from 0, where SiLU is hardly bent
+    first.dt_bias.fill_(-5)
+    step = torch.nn.functional.softplus(first.dt_bias[0])
+    first.A_log.copy_(
+        (-torch.tensor(DECAYS).log() / step).log().repeat(2)
+    )  # a head has a third of the words, or of -words
     first.D.zero_()
     first.out_proj.weight.copy_(torch.cat([identity, -identity], dim=1))
     second.out_proj.weight.mul_(0.1)
@@ -350,7 +378,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mesc", type=Path, required=True, help="folder with MESC.csv")
     parser.add_argument("--work", type=Path, default=Path("outputs/mesc_small"), help="rows, clips and stages")
-    parser.add_argument("--language_steps", type=int, default=900)
+    parser.add_argument("--language_steps", type=int, default=700)
     parser.add_argument("--clips", action="store_true", help="also draw clips from the labels and train on them")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw clips")
     parser.add_argument("--seed", type=int, default=0)
@@ -371,7 +399,8 @@ def main() -> None:
     recipe = ("--model", str(language), "--train_file", train_file)
     run(compressor, "pretrain_compressor", "mesc_small_compressor.yaml", *recipe)
     start = ("--model_name_or_path", str(compressor), "--train_file")
-    run(args.work / "sft", "sft", "mesc_small_sft.yaml", *start, str(rows / "train_slots.jsonl"))
+    chosen_on = ("--eval_file", str(rows / "validation_slots.jsonl"))  # of a run's checkpoints the best is kept
+    run(args.work / "sft", "sft", "mesc_small_sft.yaml", *start, str(rows / "train_slots.jsonl"), *chosen_on)
 
     if args.clips:
         folder = args.work / "clips"

@@ -4,9 +4,11 @@ import csv
 from pathlib import Path
 
 import pytest
+import torch
 
 from multimood.datasets_scripts.mesc import COLUMNS
 from multimood.datasets_scripts.schema import read_rows
+from multimood.processors.turn import render_utterance
 from multimood.training import mesc_small
 
 MESC = Path(__file__).parents[3] / "shared" / "data" / "mesc"
@@ -58,9 +60,9 @@ def test_stages_train_on_rows_of_train_alone(monkeypatch, tmp_path, mesc):
     assert {Path(file).stem for file in files} == {"train", "train_slots"}
     for file in files:
         assert {row["dialogue_id"] for row in read_rows(file)}.isdisjoint(held_out)
-    assert not any(
-        "test" in Path(argument).name or "validation" in Path(argument).name for c in commands for argument in c
-    )
+    names = [Path(argument).name for command in commands for argument in command]
+    assert not any("test" in name for name in names)
+    assert [name for name in names if "validation" in name] == ["validation_slots.jsonl"]  # to choose a checkpoint
 
 
 def _touch(row):
@@ -94,3 +96,23 @@ def test_language_tasks_follow_from_seed_and_step():
     assert [tasks[i] for i in range(60)] == [again[59 - i] for i in range(60)][::-1]
     kinds = {bool(row["run"]) for step in range(60) for row in tasks[step]}
     assert kinds == {True, False}
+
+
+def test_the_compressor_starts_as_the_ordered_sum_of_an_utterance():
+    said = [
+        {"speaker": ("client", "therapist")[i % 2], "text": f"{'abcdefgh'[i]}x went to the {'stuvwxyz'[i]} house"}
+        for i in range(8)
+    ]
+    row = {
+        **{"dialogue_id": "1", "history": said[:-2], "utterance": said[-2]["text"], "response": said[-1]["text"]},
+        **{"client_emotion": "joy", "therapist_emotion": "neutral", "strategy": "others"},
+    }
+    torch.manual_seed(0)
+    model, processor = mesc_small.build(mesc_small.train_tokenizer([row]))
+    mesc_small.start_as_pooling(model, processor)
+    ids = [processor.tokenizer(render_utterance(one), add_special_tokens=False)["input_ids"] for one in said]
+    with torch.no_grad():
+        (vectors,) = model.get_history_features(**processor.encode_history([said]))
+        summed = mesc_small.ordered_words(model.get_input_embeddings(), ids)
+    assert torch.cosine_similarity(vectors, summed).min() > 0.8
+    assert torch.cosine_similarity(vectors, summed.roll(2, 0)).max() < 0.8  # the speaker and most words are the same

@@ -297,6 +297,8 @@ def _read(film: Path, clips: list["_Clip"], stack: ExitStack) -> None:
     for stream in (picture, sound):
         if stream is not None:
             stream.codec_context.thread_count = 1
+    # A tenth of the time. No frame refers to the unfiltered ones, so no difference adds up; the clips' coding loses more.
+    picture.codec_context.options = {"skip_loop_filter": "noref"}
 
     waiting, active = deque(clips), []
     shown = None  # the last decoded frame and its time: how long it is shown tells only the next one
@@ -314,13 +316,13 @@ def _read(film: Path, clips: list["_Clip"], stack: ExitStack) -> None:
         for clip in active:
             clip.see(*shown, until)
 
-    seen = 0.0
+    seen, tick = 0.0, float(picture.time_base)
 
     def near(packet: av.Packet) -> bool:
         """Whether a clip may have the packet's frame; between clips those that no other frame refers to are left out."""
         if active or packet.pts is None or not waiting:
             return True
-        return waiting[0].span.start - PREROLL < float(packet.pts * picture.time_base) - origin
+        return waiting[0].span.start - PREROLL < packet.pts * tick - origin
 
     streams = [stream for stream in (picture, sound) if stream is not None]
     for packet, frames in _packets(container, streams, film, near):
@@ -328,7 +330,7 @@ def _read(film: Path, clips: list["_Clip"], stack: ExitStack) -> None:
             if packet.stream is picture:
                 if frame.pts is None or frame.is_corrupt:
                     raise MediaError(f"{film} is damaged or has no time stamps near {seen:.1f} s; convert it to mp4")
-                time = float(frame.pts * picture.time_base) - origin
+                time = frame.time - origin
                 if shown is None and time > max(start, 0.0) and time > 0:
                     raise MediaError(f"{film} cannot be searched: no frame before {time:.3f} s; convert it to mp4")
                 if shown is not None:
@@ -336,8 +338,8 @@ def _read(film: Path, clips: list["_Clip"], stack: ExitStack) -> None:
                 shown, seen = (frame, time), time
             else:
                 for piece in resampler.resample(frame):
-                    samples = piece.to_ndarray()[0]
-                    index = round((float(piece.pts * piece.time_base) - origin) * SAMPLE_RATE)
+                    samples = np.frombuffer(piece.planes[0], np.float32, piece.samples)
+                    index = round((piece.time - origin) * SAMPLE_RATE)
                     # Containers round time stamps; following each would tear the sound.
                     if position is None or abs(index - position) > SILENCE * SAMPLE_RATE:
                         position = index
@@ -409,8 +411,8 @@ class _Clip:
         rate = picture.average_rate or Fraction(25)
         if "libx264" in av.codecs_available:
             # This preset takes a third of the time, and keeps frames in order: players that ignore edit lists show the
-            # right ones, too.
-            options = {"preset": "ultrafast", "crf": "20", "x264-params": "threads=1"}
+            # right ones, too. A constant quantiser takes a third less than crf, and no more bits for the same quality.
+            options = {"preset": "ultrafast", "qp": "21", "x264-params": "threads=1"}
             self.video = self.container.add_stream("libx264", rate=rate, options=options)
         else:
             self.video = self.container.add_stream("mpeg4", rate=rate, options={"q:v": "3"})

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from multimood.processors.media import SAMPLING_RATE, MediaError, load_clip
 from multimood.processors.turn import CLIPS_PER_TURN, LABELS
 
 from .mesc import MescDialogue, dialogue_rows
@@ -213,6 +212,8 @@ def _bars(title: str, counts: Mapping[str, int]) -> str:
 
 def _sample(split: str, row: Row) -> str:
     """One row: its frames, its waveform and its words."""
+    from multimood.processors.media import MediaError, load_clip  # loads torch, which no table needs
+
     clips = row["videos"][-CLIPS_PER_TURN:]
     try:
         clip = load_clip(clips, num_frames=STRIP[0])
@@ -251,6 +252,8 @@ def _waveform(samples: np.ndarray | None) -> Image.Image | None:
     """The range of the sound in each column, full scale at the edges, with a tick a second."""
     if samples is None:
         return None
+    from multimood.processors.media import SAMPLING_RATE
+
     width, height = WAVE
     image = Image.new("RGB", WAVE, "white")
     draw = ImageDraw.Draw(image)

@@ -41,7 +41,6 @@ def add_data_command(commands: argparse._SubParsersAction) -> None:
         help="rows: JSON lines beside the clips as they are (default); parquet: with embedded clips (default with --push); "
         "folder: copies of the clips",
     )
-    build.add_argument("--skip-bad", action="store_true", help="leave out bad input, and list it in skipped.jsonl")
     build.add_argument("--push", metavar="USER/NAME", help="push the dataset to the Hub, private")
     build.add_argument("--public", action="store_true", help="push it public")
     build.add_argument("--i-have-the-rights", action="store_true", help="needed to push clips of MESC")
@@ -57,6 +56,7 @@ def add_data_command(commands: argparse._SubParsersAction) -> None:
         task.add_argument("--scheme", choices=SCHEMES, default="official", help="which split of MESC")
         task.add_argument("--clips", type=Path, help="MESC: folder of clips, cut by `multimood data cut`")
     for task, needed in ((cut, True), (build, False)):
+        task.add_argument("--skip-bad", action="store_true", help="leave out bad input, and list it in skipped.jsonl")
         task.add_argument("--episodes", type=Path, required=needed, help="MESC: folder of your episodes")
         task.add_argument(
             "--offsets", type=Path, help="CSV of season,episode,offset: seconds to add to the time codes"
@@ -67,10 +67,12 @@ def add_data_command(commands: argparse._SubParsersAction) -> None:
 def _cut(args: argparse.Namespace) -> None:
     from .cut import Span, cut_clips, read_offsets
     from .mesc import clip_name, read_dialogues
+    from .report import SkipReport
 
+    skipped = SkipReport() if args.skip_bad else None
     spans = [
         Span(clip_name(said), said.season, said.episode, said.start, said.end)
-        for dialogue in read_dialogues(args.root)
+        for dialogue in read_dialogues(args.root, skip_bad=skipped)
         for said in dialogue.utterances
     ]
     offsets = read_offsets(args.offsets) if args.offsets else {}
@@ -83,12 +85,20 @@ def _cut(args: argparse.Namespace) -> None:
     _tell("files tell no episode by their names", report["unused_files"])
     _tell("clips overlap the next, and were cut all the same", [lap["name"] for lap in report["overlapping"]])
     print(f"report: {args.out / 'cut_report.json'}")
+    _tell_skipped(skipped, args.out)
 
 
 def _tell(what: str, names: list[str]) -> None:
     if names:
         more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
         print(f"{len(names):,} {what}: {', '.join(names[:NAMED])}{more}")
+
+
+def _tell_skipped(skipped, out: Path) -> None:
+    if skipped is not None:
+        path = skipped.write(out / "skipped.jsonl")
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in skipped.counts.most_common()) or "nothing"
+        print(f"left out: {counts}; report: {path}")
 
 
 def _build(args: argparse.Namespace) -> None:
@@ -114,10 +124,7 @@ def _build(args: argparse.Namespace) -> None:
         for split, statistics in written.items():
             clips = f"{statistics.clips:,} clips" if statistics.clips else "text only, no clips"
             print(f"{args.out / config}: {split} {statistics.rows:,} rows, {clips}")
-    if skipped is not None:
-        path = skipped.write(args.out / "skipped.jsonl")
-        counts = ", ".join(f"{count:,} {kind}" for kind, count in skipped.counts.most_common()) or "nothing"
-        print(f"left out: {counts}; report: {path}")
+    _tell_skipped(skipped, args.out)
     if args.push:
         url = push_dataset(args.out, args.push, public=args.public, have_rights=args.i_have_the_rights)
         print(f"pushed to {url} ({'public' if args.public else 'private'})")

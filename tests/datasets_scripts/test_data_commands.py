@@ -101,6 +101,20 @@ def test_films_are_cut_on_the_way(corpus, films, tmp_path, capsys):
     assert (tmp_path / "cut" / "cut_report.json").is_file()
 
 
+def test_a_bad_line_stops_the_cut_or_is_left_out_with_its_dialogue(films, tmp_path, capsys):
+    cells = corpus_trees.mesc_rows(2)
+    cells[3]["EndTime"] = cells[3]["StartTime"]
+    corpus_trees.write_mesc(tmp_path, cells)
+    arguments = ("cut", tmp_path, "--episodes", films, "--out", tmp_path / "clips", "--workers", 1)
+    assert run(*arguments) == 2
+    assert "MESC.csv, line 5: EndTime" in capsys.readouterr().err
+    assert run(*arguments, "--skip-bad") == 0
+    printed = capsys.readouterr().out
+    assert "7 clips cut, 0 were there, of 7" in printed
+    assert "left out: 1 time code; report: " in printed
+    assert "line 5" in (tmp_path / "clips" / "skipped.jsonl").read_text()
+
+
 def test_folds_become_configurations(tmp_path, capsys):
     corpus_trees.write_dfew(tmp_path / "dfew", clips=5)
     out = tmp_path / "out"

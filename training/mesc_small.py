@@ -17,6 +17,7 @@ text of a television series: keep them to yourself.
 """
 
 import argparse
+import math
 import random
 import subprocess
 import sys
@@ -62,7 +63,6 @@ TOWERS = Path(__file__).parents[1] / "assets" / "multimood-tiny"
 HIDDEN, LAYERS, VOCABULARY = 192, 4, 3072
 SLOT_WORDS = (4, 8, 16, 64)  # 64: nearly every turn in one slot
 SFT_SLOT_WORDS = 8
-DECAYS = (0.95, 0.85, 0.7)  # of the thirds of an ordered sum, from a word to the one before it
 VERBATIM_PAIRS = 2
 CLIP_SECONDS = 2.0
 
@@ -181,27 +181,10 @@ def build(tokenizer: PreTrainedTokenizerFast) -> tuple[MultiMoodForConditionalGe
     return model, processor
 
 
-def ordered_words(embeddings: nn.Module, token_ids: list[list[int]]) -> torch.Tensor:
-    """As `pooled_words`, but the earlier words are lighter, in each third of the vector by another of `DECAYS`: how the
-    thirds differ tells the order. A state space makes such sums by itself, with a decay a head.
-
-    Returns:
-        `torch.Tensor` of shape `(sequences, hidden_size)`.
-    """
-    words = embeddings(torch.tensor([token for ids in token_ids for token in ids]))  # (tokens, D)
-    decays = torch.tensor(DECAYS).repeat_interleave(words.shape[1] // len(DECAYS))  # (D,)
-    weights = torch.cat([decays ** torch.arange(len(ids) - 1, -1, -1)[:, None] for ids in token_ids])
-    slots = torch.arange(len(token_ids)).repeat_interleave(torch.tensor(list(map(len, token_ids))))
-    sums, squares = (
-        torch.zeros(len(token_ids), len(decays)).index_add(0, slots, x) for x in (words * weights, weights.square())
-    )
-    return sums / squares.mean(1, keepdim=True).sqrt()
-
-
 class LanguageTasks(Dataset):
     """Item `i` → the rows of step `i`, all of one task: speak, repeat or answer.
 
-    A row is `{"prompt", "target", "run": utterances that are given as vectors, "ordered": by which of the two sums}`.
+    A row is `{"prompt", "target", "run": utterances that are pooled, "decay"}`.
     """
 
     def __init__(self, conversations: list[list[dict]], steps: int, seed: int):
@@ -216,9 +199,9 @@ class LanguageTasks(Dataset):
         # Repeating comes first: to answer from memory, it has to be read.
         weights = (1, 4, 0) if step < 0.55 * self.steps else (1, 2, 2)
         task, size = rng.choices(((self._speak, 8), (self._repeat, 40), (self._answer, 12)), weights)[0]
-        ordered = rng.random() < 0.5
+        decay = rng.choice((1.0, 0.9, 0.8))
         words = rng.choices(SLOT_WORDS, (1, 1, 0, 0) if step < 0.25 * self.steps else (3, 3, 2, 1))[0]
-        return [{**task(rng.choice(self.conversations), words, rng), "ordered": ordered} for _ in range(size)]
+        return [{**task(rng.choice(self.conversations), words, rng), "decay": decay} for _ in range(size)]
 
     def _speak(self, said: list[dict], words: int, rng: random.Random) -> dict:
         start = rng.randrange(len(said))
@@ -254,9 +237,8 @@ class LanguageTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         embeddings, lengths = model.get_input_embeddings(), inputs.pop("lengths")
-        pool = ordered_words if inputs.pop("ordered") else pooled_words
-        run = inputs.pop("run")
-        vectors = pool(embeddings, run) if run else embeddings.weight.new_zeros(0, HIDDEN)
+        run, decay = inputs.pop("run"), inputs.pop("decay")
+        vectors = pooled_words(embeddings, run, decay) if run else embeddings.weight.new_zeros(0, HIDDEN)
         outputs = model(**last_logits(inputs), history_memory=vectors.split(lengths))
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
@@ -274,7 +256,7 @@ def language_collator(processor: MultiMoodProcessor):
         texts = [render_utterance(piece) for row in rows for piece in row["run"]]
         run = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         lengths = [len(row["run"]) for row in rows]
-        return {**batch, "run": run, "lengths": lengths, "ordered": rows[0]["ordered"]}
+        return {**batch, "run": run, "lengths": lengths, "decay": rows[0]["decay"]}
 
     return together
 
@@ -316,48 +298,41 @@ def train_language_model(folder: Path, rows: list[Row], steps: int, seed: int) -
 
 @torch.no_grad()
 def start_as_pooling(model: MultiMoodForConditionalGeneration, processor: MultiMoodProcessor) -> None:
-    """Sets the compressor's weights such that it gives about the ordered sum of an utterance's word vectors, which the
+    """Sets the compressor's weights such that it gives about the sum of an utterance's word vectors, which the
     language model can read, so that pretraining begins there (mimetic initialisation of state spaces, arXiv 2410.11135).
 
     The first layer adds words up until `<MEM>` opens the gate, and forgets where the next speaker is named; the second
-    hardly does anything yet.
+    hardly does anything yet. What opens and forgets reads two dimensions of the compressor's own word vectors that no
+    other word has: where it read whole vectors, each word weighed a little more or less than the next, and the language
+    model read a fifth fewer tokens back.
     """
     compressor, words = model.model.compressor, model.get_input_embeddings().weight
     reader = compressor.reader
     known, vectors = processor.memory_token_id, reader.get_input_embeddings().weight
-    vectors[:known] = words[:known]  # the vocabularies are the same up to here
-    gate = torch.randn(HIDDEN).sign()
-    vectors[known] = 0.1 * gate
-    read = vectors[: known + 1] * vectors[: known + 1].square().mean(1, keepdim=True).rsqrt()  # as the norm gives them
-
     speakers = [processor.history_tokenizer(f"{name}:")["input_ids"][0] for name in ("Client", "Therapist")]
-    weight = known / torch.arange(1.0, known + 2)[:, None]  # words of low numbers are common
-    weight.index_fill_(0, torch.tensor([*speakers, known]), 10.0 * known)
-    is_sign = torch.zeros(known + 1, 2)  # of which the state forgets all before it; which is not added itself
-    is_sign[speakers] = 1.0
-    is_sign[known, 1] = 1.0
-    covariance = read.T @ (weight * read) + known * 0.1 * torch.eye(HIDDEN)
-    forgets, stays_out = torch.linalg.solve(
-        covariance, read.T @ (weight * is_sign)
-    ).T  # (D,): 1 at these, else about 0
+    vectors[:known] = words[:known]  # the vocabularies are the same up to here
+    vectors[:, :2] = 0
+    mark = 6.0  # at a speaker's name in dimension 0, as the norm gives it
+    vectors[speakers, 0] = vectors[speakers].norm(dim=1) * mark / (HIDDEN - mark**2) ** 0.5
+    vectors[known] = 0
+    vectors[known, 1] = 0.1  # the norm makes it the root of the width
 
     first, second = (layer.mixer for layer in reader.layers)
     inner, states = first.intermediate_size, first.ssm_state_size
     identity = torch.eye(HIDDEN)
     z, x, b_and_c, dt = first.in_proj.weight.split([inner, inner, 2 * states, first.num_heads])
-    z.mul_(0.1).add_(3 * gate / HIDDEN)
-    x.copy_(torch.cat([identity, -identity]))  # SiLU(x) - SiLU(-x) = x
-    b_and_c.mul_(0.1)
-    b_and_c[:states] -= 18 * stays_out
-    dt.mul_(0.1).add_(5 * forgets)
-    first.conv1d.weight.mul_(0.1)
+    z.mul_(0.1)[:, 1] = 3 / HIDDEN**0.5
+    x.copy_(torch.cat([identity, -identity]))[:, :2] = 0  # SiLU(x) - SiLU(-x) = x
+    # A speaker's name has a long step (0.7, others 0.0025), which forgets, and as much less of an input.
+    b_and_c.mul_(0.02)[:states, 0] = (0.042 - 6) / mark
+    b_and_c[:states, 1] = -1.5
+    dt.mul_(0.01)[:, 0] = 6 / mark
+    first.conv1d.weight.mul_(0.1)[inner:] = 0
     first.conv1d.weight[..., -1] = 1
-    first.conv1d.bias.zero_()[inner:] = 6  # far from 0, where SiLU is hardly bent
-    first.dt_bias.fill_(-5)
-    step = torch.nn.functional.softplus(first.dt_bias[0])
-    first.A_log.copy_(
-        (-torch.tensor(DECAYS).log() / step).log().repeat(2)
-    )  # a head has a third of the words, or of -words
+    first.conv1d.bias.zero_()[inner:] = 6
+    first.dt_bias.fill_(-6)
+    step = nn.functional.softplus(first.dt_bias)
+    first.A_log.copy_((-math.log(0.97) / step).log())  # a word weighs 3 % less than the one after it
     first.D.zero_()
     first.out_proj.weight.copy_(torch.cat([identity, -identity], dim=1))
     second.out_proj.weight.mul_(0.1)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from tqdm import tqdm
 
 from multimood.processors.media_source import MediaError, media_errors, open_container
@@ -398,6 +399,7 @@ class _Clip:
     problem: str | None = None
     pieces: list[tuple[int, np.ndarray]] = field(default_factory=list)  # (place among the clip's samples, samples)
     container: av.container.OutputContainer | None = None
+    scaler: VideoReformatter = field(default_factory=VideoReformatter)  # a frame's own would be set up for it alone
 
     def begin(self, picture: av.VideoStream, sound: bool) -> None:
         self.first = round(self.span.start * SAMPLE_RATE)
@@ -433,7 +435,7 @@ class _Clip:
         middle = (start + end) / 2  # of a clip shorter than a frame
         if self.container is None or not (start <= (time + until) / 2 < end or time <= middle < until):
             return
-        frame = frame.reformat(self.video.width, self.video.height, "yuv420p")
+        frame = self.scaler.reformat(frame, self.video.width, self.video.height, "yuv420p", threads=1)
         frame.pict_type = 0  # the film's keyframes are not the clip's
         frame.pts, frame.time_base = round(max(0.0, time - start) * TICKS) if self.frames else 0, Fraction(1, TICKS)
         self.container.mux(self.video.encode(frame))

@@ -1,7 +1,8 @@
 """What a reply must not say: rules in `reply_rules_<language>.yaml`, checked sentence by sentence.
 
-The rules know wording, not meaning: a harmful sentence that none of them foresees passes. After a disclosure a draft is
-therefore not searched for harm alone; only sentences of known supportive forms are kept.
+The rules know wording, not meaning: a harmful sentence that none of them foresees passes. A classifier of wording
+(`reply_classifier_<language>.safetensors`) sees more of them, and takes some harmless ones for harmful. After a disclosure
+a draft is not searched for harm alone; only sentences of known supportive forms are kept.
 """
 
 import re
@@ -13,8 +14,11 @@ from pathlib import Path
 
 import yaml
 
+from .text_classifier import TextClassifier
+
 CONTACT_RULE = "names_an_unknown_contact"
 LANGUAGE_RULE = "is_in_another_language"
+WORDING_RULE = "is_worded_like_harm"
 
 _END = re.compile(
     r"(?<!\bdr)(?<!\bmr)(?<!\bms)(?<!\bmrs)(?<!\be\.g)(?<!\bi\.e)[.!?…]+[\"')\]*_”’]*\s+|[。！？]+\s*|\n\s*", re.I
@@ -35,6 +39,7 @@ _CALLING = re.compile(
     r"\b(call|calls|calling|dial|dialing|text|texting|phone|ring|sms|whatsapp|number|numbers|hotline|helpline|lifeline"
     r"|line|samaritans|emergency|reach)\b"
 )
+_WORDS = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|[?!.,]|\d+")
 PHONE_DIGITS = 7  # a run of so many digits is a phone number without any word that says so
 
 
@@ -70,6 +75,8 @@ class ReplyRules:
         self._supportive = tuple(_compiled(pattern, path) for pattern in content["supportive"])
         self._without = _compiled(content["supportive_without"], path)
         self._own, self._foreign = set(content["function_words"]), set(content["foreign_words"])
+        weights = path.with_name(f"{path.stem.replace('_rules_', '_classifier_')}.safetensors")
+        self._classifier = TextClassifier.load(weights) if weights.is_file() else None
 
     def broken(self, sentence: str, contacts: frozenset[str], *, disclosed: bool, young: bool) -> str | None:
         """The name of the first rule a sentence breaks, or None.
@@ -98,6 +105,9 @@ class ReplyRules:
                     break
         if self._is_foreign(text):
             yield LANGUAGE_RULE
+        # After a disclosure only known supportive forms are kept, which is stricter.
+        if self._classifier is not None and not disclosed and self._classifier.scores(reply_words(sentence))[0] > 0:
+            yield WORDING_RULE
 
     def is_supportive(self, sentence: str) -> bool:
         """Whether a sentence that breaks no rule has a form that is known to support, and nothing beside it."""
@@ -165,6 +175,11 @@ def plain(sentence: str) -> str:
     )
     text = re.sub(r"(\d)\s*-\s*(?=\d)", r"\1-", " ".join(_MARKUP.sub("", text).split()))
     return _LIST_MARK.sub("", text)
+
+
+def reply_words(sentence: str) -> list[str]:
+    """Words and signs of a sentence, for a [`TextClassifier`]."""
+    return _WORDS.findall(plain(sentence))
 
 
 def unknown_contacts(text: str, contacts: frozenset[str]) -> list[str]:

@@ -11,6 +11,8 @@ How the level moves
   client said within that time that they are safe or will not act. One denial is not enough, nor is silence on the topic:
   denied or withdrawn thoughts go before many suicides (Berman 2018, Busch et al. 2003), so safety is asked for again
   and again rather than taken as settled.
+- A `HIGH` or `IMMINENT` that rests on the classifier of wording alone, which errs more often, falls one step after
+  `WORDING_CALM_TURNS` such utterances: safety has been asked about by then, and a "yes" is a sign of its own.
 - It never falls below `LOW` once it was `HIGH`, for the rest of the conversation: the Columbia scale counts
   the past month's thoughts and the past three months' acts as current.
 - From a `LOW` that was never higher it falls to `NONE` after twice `CALM_TURNS`.
@@ -24,15 +26,19 @@ from typing import Any
 
 from .risk_lexicon import STEM, Context, RiskLexicon, Sign
 from .risk_state import Evidence, RiskLevel, RiskState
+from .text_classifier import TextClassifier
 from .text_normalization import SENTENCE_END, NormalizedText
 
 CALM_TURNS = 6
+WORDING_CALM_TURNS = 2  # the same, where the classifier alone found the level: it is asked about at once
 CONTEXT_UTTERANCES = 20  # how long distress, questions about means and statements of safety count
 CONTEXT_CHARACTERS = 120  # how far a sign's sentence is read for what stands around it; speech may have no full stops
 NEAR_WORDS = 4
+CLASSIFIED_WORDS = 6  # least words that a classifier can tell something by; shorter ones are mostly answers
 
 QUESTIONS = ("asked", "asked_plan", "asked_safety")  # categories of what the therapist asked
 MATERIAL = ("means", "preparation")  # categories of things and acts, by which vague words are taken seriously
+WORDING = "wording"  # category of what the classifier finds
 NOTHING_KNOWN = RiskState()
 
 logger = logging.getLogger(__name__)
@@ -60,6 +66,7 @@ class RiskAssessor:
         judge: `judge(utterances, state) -> RiskLevel | int | None`, called once an `assess` with the new utterances
             and the state that was found. It can raise the level, never lower it; `None`, an exception or anything that
             is no level is no opinion, is logged without the words and counted in `judge_failures`.
+        classifier: whether the language's classifier of wording is asked, where the package has one.
 
     Raises:
         LexiconError: the lexicon cannot be used.
@@ -71,8 +78,11 @@ class RiskAssessor:
         *,
         encoder: Any | None = None,
         judge: Callable[[Sequence[dict], RiskState], RiskLevel | int | None] | None = None,
+        classifier: bool = True,
     ):
         self.lexicon = RiskLexicon.load(lexicon)
+        weights = Path(__file__).parent / f"risk_classifier_{self.lexicon.language}.safetensors"
+        self._classifier = TextClassifier.load(weights) if classifier and weights.is_file() else None
         self.judge = judge
         self.judge_failures = 0
         self._encoder = encoder
@@ -165,6 +175,9 @@ class RiskAssessor:
                 signs.append(evidence(2, len(words.text) - 2, category, level))
         if neighbour is not None and not denial and words.words:
             signs.append(evidence(2, len(words.text) - 2, *neighbour))
+        known = max((sign.level for sign in signs), default=RiskLevel.NONE)
+        if not denial and known < RiskLevel.HIGH and (wording := self._classified(words, found)) > known:
+            signs.append(evidence(2, len(words.text) - 2, WORDING, wording))
 
         if match := self.lexicon.distress.search(words.text):
             context = [item for item in context if item.category != "distress"]
@@ -260,6 +273,22 @@ class RiskAssessor:
             number -= 1
         return words.start_of(number)
 
+    def _classified(self, words: NormalizedText, found: Sequence[_Found]) -> RiskLevel:
+        """The level that the classifier takes the words for. Where the lexicon knows them and what is said around them, as
+        an idiom or the past, it knows better."""
+        if self._classifier is None or sum(word != SENTENCE_END for word in words.words) < CLASSIFIED_WORDS:
+            return RiskLevel.NONE
+        if any(f.category != f.sign.category for f in found) or self._has_idiom(words):
+            return RiskLevel.NONE
+        risk, high, imminent = self._classifier.scores(words.words) > 0
+        if not risk:
+            return RiskLevel.NONE
+        return RiskLevel.IMMINENT if imminent else RiskLevel.HIGH if high else RiskLevel.LOW
+
+    def _has_idiom(self, words: NormalizedText) -> bool:
+        stems = {word[:STEM] for word in words.words}
+        return next(_matches(self.lexicon.idioms, stems, words.text), None) is not None
+
     def _answer(self, words: NormalizedText) -> str | None:
         """What answer an utterance is to a yes-no question: "evasive", "no" or "yes", if any."""
         return next((name for name, pattern in self.lexicon.answers.items() if pattern.search(words.text)), None)
@@ -340,7 +369,8 @@ def _calmed(state: RiskState) -> RiskState:
     """The state one step lower, where it has been calm for long enough."""
     if state.level >= RiskLevel.HIGH:
         safe = any(item.category == "safety" for item in state.context)
-        if state.calm_turns >= CALM_TURNS and safe:
+        worded = all(sign.category == WORDING for sign in state.evidence if sign.level >= RiskLevel.HIGH)
+        if (state.calm_turns >= CALM_TURNS and safe) or (state.calm_turns >= WORDING_CALM_TURNS and worded):
             context = tuple(item for item in state.context if item.category != "safety")
             return replace(state, level=RiskLevel(state.level - 1), calm_turns=0, context=context)
     elif state.level == RiskLevel.LOW == state.peak and state.calm_turns >= 2 * CALM_TURNS:

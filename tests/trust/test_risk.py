@@ -503,4 +503,4 @@ def test_few_turns_of_ordinary_therapy_talk_are_flagged(assessor):
     from multimood.evaluation.run_risk import evaluate_mesc
 
     figures, _ = evaluate_mesc(assessor, [d for d in read_dialogues(MESC) if d.dialogue_id % 3 == 0])
-    assert figures["turns with a high or imminent sign"] <= 0.01
+    assert figures["turns with a high or imminent sign"] <= 0.02

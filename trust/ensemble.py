@@ -4,7 +4,7 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from .judge import Judge
 from .judge_prompt import Exchange
@@ -37,7 +37,8 @@ class JudgeEnsemble(Judge):
         names = [judge.name for judge in judges]
         if not judges or len(set(names)) != len(names):
             raise ValueError(f"An ensemble takes judges with different names; these are {names}.")
-        if any(judge.rubric != judges[0].rubric for judge in judges):
+        first = judges[0].rubric
+        if any(asdict(judge.rubric) != asdict(first) for judge in judges if judge.rubric is not first):
             raise ValueError("The judges of an ensemble must have one rubric.")
         self.judges = tuple(judges)
         self.name = f"mean of {', '.join(names)}"

@@ -18,7 +18,14 @@ FOLDERS = (
 )
 
 EXTRAS = {
-    "train": ["trl>=1.16", "peft>=0.21", "accelerate>=1.15", "datasets>=5.2", "tensorboard>=2.20", "scikit-learn>=1.7"],
+    "train": [
+        "trl>=1.16",
+        "peft>=0.21",
+        "accelerate>=1.15",
+        "datasets>=5.2",
+        "tensorboard>=2.20",
+        "scikit-learn>=1.7",
+    ],
     "eval": ["evaluate>=0.4.6", "datasets>=5.2", "sentence-transformers>=6.2", "openai>=3.0", "diskcache>=5.6"],
     "space": ["gradio>=6.30"],
     "gpu": ["torchaudio>=2.11", "bitsandbytes>=0.48", "deepspeed>=0.19"],

@@ -1,7 +1,7 @@
 """A small linear classifier of short texts by their words, for what no list of phrases foresees.
 
 A text's features are its words and pairs of words, next to each other or near, and the runs of three to five letters within
-words; each has a weight, found by hashing (Weinberger et al., 2009, arXiv:0902.2206). Features count by their rarity (tf-idf), and a text
+words; each has a weight, found by hashing (Weinberger et al., 2009, arXiv:0902.2206). Features count by their rarity, and a text
 has length one, so that long ones weigh no more than short ones. It knows wording and not meaning, but many small signs
 add up. `training/text_classifiers.py` makes one of labelled examples.
 """
@@ -68,18 +68,19 @@ class TextClassifier:
 
 
 def text_vector(features: Sequence[np.ndarray], rarity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Buckets and values of what [`text_features`] gave; the values of each kind of features have length one."""
+    """Buckets and values, by rarity, of what [`text_features`] gave; the values of each kind of features have length one."""
     values = [rarity[of_kind] for of_kind in features]
     values = [of_kind / max(math.sqrt(of_kind @ of_kind), 1e-12) for of_kind in values]
     return np.concatenate(features), np.concatenate(values)
 
 
 def text_features(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The buckets of a text's words and neighbours, of words near each other, and of runs of letters, all with repeats."""
-    phrases = [*words, *(f"{a} {b}" for a, b in pairwise(words))]
-    near = [f"{a} & {b}" for place, a in enumerate(words) for b in words[place + 1 : place + 1 + REACH]]
-    letters = [_letter_runs(word) for word in words]
-    return _buckets(phrases), _buckets(near), np.concatenate(letters) if letters else _buckets([])
+    """The buckets of a text's words and neighbours, of words near each other, and of runs of letters, each once: what is
+    said again says no more."""
+    phrases = {*words, *(f"{a} {b}" for a, b in pairwise(words))}
+    near = {f"{a} & {b}" for place, a in enumerate(words) for b in words[place + 1 : place + 1 + REACH]}
+    letters = np.concatenate([_buckets([]), *(_letter_runs(word) for word in {*words})])
+    return _buckets(sorted(phrases)), _buckets(sorted(near)), np.unique(letters)
 
 
 @lru_cache(maxsize=2**16)

@@ -416,10 +416,10 @@ def encoder():
     return SentenceTransformer(modules=[modules.BoW(vocab=vocabulary)], device="cpu")
 
 
-def test_neighbours_of_prototypes_are_signs(assessor, encoder):
+def test_neighbours_of_prototypes_are_signs(encoder):
     text = "In front, the pills, them take all going me have"  # no sign by the lexicon
-    assert assessor.assess_text(text) == []
-    state = RiskAssessor(encoder=encoder).assess(said(f"C: {text}"))
+    assert RiskAssessor(classifier=False).assess_text(text) == []
+    state = RiskAssessor(encoder=encoder, classifier=False).assess(said(f"C: {text}"))
     assert state.level == IMMINENT
     assert state.evidence[0].text in text
 

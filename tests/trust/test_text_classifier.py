@@ -78,6 +78,14 @@ def test_another_file_is_refused(tmp_path):
         TextClassifier.load(tmp_path / "c.safetensors")
 
 
+def test_what_is_said_again_counts_once():
+    rng = np.random.default_rng(0)
+    weights, rarity = rng.normal(size=(BUCKETS, 1)).astype(np.float32), np.ones(BUCKETS, np.float32)
+    classifier = TextClassifier(("a",), weights, np.zeros(1, np.float32), rarity)
+    words = "i dream of a house and of the sea .".split()
+    np.testing.assert_allclose(classifier.scores(words * 3000), classifier.scores(words * 3), rtol=1e-5)
+
+
 def test_order_and_parts_of_words_count():
     rng = np.random.default_rng(0)
     weights, rarity = rng.normal(size=(BUCKETS, 1)).astype(np.float32), np.ones(BUCKETS, np.float32)
@@ -112,7 +120,7 @@ def test_risk_in_unknown_writers_words_is_seen_more_often_than_by_the_lexicon():
         assert figures["false positives"] <= 0.08
 
 
-FLOORS = {"e": 0.48, "m": 0.7}
+FLOORS = {"e": 0.55, "m": 0.78}
 
 
 def test_a_denial_is_no_sign_whatever_its_wording():

@@ -9,6 +9,7 @@ import pytest
 from multimood.evaluation.run_risk import evaluate, held_out
 from multimood.training import text_classifiers
 from multimood.training.text_classifiers import EXAMPLES, RISK, train
+from multimood.trust import risk_lexicon
 from multimood.trust.reply_check import load_rules, reply_words
 from multimood.trust.risk import RiskAssessor
 from multimood.trust.risk_state import RiskLevel
@@ -133,8 +134,13 @@ def test_a_denial_is_no_sign_whatever_its_wording():
     assert state.level is RiskLevel.NONE
 
 
-def test_a_lexicon_of_another_language_has_no_classifier():
-    assert RiskAssessor(classifier=False).assess_text("Hello there, how are you?") == []
+def test_a_lexicon_of_another_language_has_no_classifier(tmp_path):
+    lexicon = (Path(risk_lexicon.__file__).parent / "risk_lexicon_en.yaml").read_text(encoding="utf-8")
+    (tmp_path / "xx.yaml").write_text(lexicon.replace("language: en", "language: xx", 1), encoding="utf-8")
+    text = "By Sunday none of this will be anybody's problem, and the dog is already at my sister's for good."
+    alone = RiskAssessor(classifier=False).assess_text(text)
+    assert RiskAssessor(tmp_path / "xx.yaml").assess_text(text) == alone == []
+    assert RiskAssessor().assess_text(text) != []
 
 
 def test_harm_in_an_unknown_writers_drafts_is_removed():

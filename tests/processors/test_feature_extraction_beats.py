@@ -90,6 +90,16 @@ def test_equals_torchaudio(extractor, seconds):
     torch.testing.assert_close(denormalised(features), expected, atol=1e-3, rtol=0)
 
 
+def test_equals_what_torchaudio_gave(extractor):
+    """`torchaudio_fbank.npz` holds half a second of `voice` and what `torchaudio.compliance.kaldi.fbank` of torchaudio
+    2.11.0 made of it, with the settings of the test above: torchaudio cannot be imported beside a CPU build of PyTorch."""
+    with np.load(Path(__file__).parent / "torchaudio_fbank.npz") as known:
+        wave, expected = known["waveform"], known["fbank"]
+    features = extractor(wave, max_length=len(wave), return_tensors="pt")["input_features"][0]
+    assert features.shape == expected.shape == (48, 128)
+    np.testing.assert_allclose(denormalised(features.numpy()), expected, atol=1e-3)
+
+
 def test_equals_transformers_on_real_speech(extractor):
     clips = sorted(CLIPS.glob("*.mp4"))
     if not clips:

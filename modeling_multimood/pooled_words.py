@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 
-def pooled_words(embeddings: nn.Module, token_ids: Sequence[Sequence[int]], decay: float = 1.0) -> torch.Tensor:
+def pooled_words(embeddings: nn.Module, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
     """
     One vector for each sequence of tokens: the mean of their embeddings, scaled to the length of a single embedding
     (of independent ones; a plain mean shrinks with their number).
@@ -14,8 +14,6 @@ def pooled_words(embeddings: nn.Module, token_ids: Sequence[Sequence[int]], deca
     Args:
         embeddings (`nn.Module`): of the language model.
         token_ids (sequences of `int`): none of them empty.
-        decay (`float`, *optional*, defaults to 1.0): weight of a token over that of the one before it; below 1 the
-            sum tells what came first.
 
     Returns:
         `torch.Tensor` of shape `(sequences, hidden_size)`.
@@ -28,11 +26,10 @@ def pooled_words(embeddings: nn.Module, token_ids: Sequence[Sequence[int]], deca
         raise ValueError(f"Sequence {lengths.index(0)} has no tokens, so there is nothing to pool.")
     device = embeddings.weight.device
     vectors = embeddings(torch.tensor([token for ids in token_ids for token in ids], device=device))  # (tokens, D)
-    weights = torch.cat([decay ** torch.arange(length, device=device) for length in lengths]).to(vectors)
-    slots = torch.arange(len(lengths), device=device).repeat_interleave(torch.tensor(lengths, device=device))
-    sums = vectors.new_zeros(len(lengths), vectors.shape[1]).index_add(0, slots, vectors * weights[:, None])
-    norms = weights.new_zeros(len(lengths)).index_add(0, slots, weights.square()).sqrt()
-    return sums / norms[:, None]
+    counts = torch.tensor(lengths, device=device)
+    slots = torch.arange(len(lengths), device=device).repeat_interleave(counts)
+    sums = vectors.new_zeros(len(lengths), vectors.shape[1]).index_add(0, slots, vectors)
+    return sums / counts.to(vectors).sqrt()[:, None]
 
 
 __all__ = ["pooled_words"]

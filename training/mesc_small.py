@@ -5,8 +5,9 @@
 1. Rows of the episode-disjoint split; `test.jsonl` is written for the evaluation and read by no stage. On validation a
    checkpoint of stage 4 is chosen.
 2. Tokenizer and language model, from the words of `train.jsonl` alone. The language model learns to speak, to repeat what
-   it sees as pooled word vectors (`modeling_multimood/pooled_words.py`), and to answer. A *pretrained* language model,
-   from which the real model starts, reads soft vectors without having been told; this is its stand-in.
+   it sees as pooled word vectors (`modeling_multimood/pooled_words.py`), and to answer; then a compressor learns beside
+   it, and half of the memories are pooled word vectors, half are the compressor's. A *pretrained* language model, from
+   which the real model starts, can be taught soft vectors while it is frozen; this is its stand-in.
 3. `pretrain_compressor.py`, against the frozen language model.
 4. `sft.py` on text alone.
 5. With `--clips`: `sft.py` on the same labels and words with clips drawn from the labels. The towers are those of
@@ -17,7 +18,6 @@ text of a television series: keep them to yourself.
 """
 
 import argparse
-import math
 import random
 import subprocess
 import sys
@@ -184,24 +184,26 @@ def build(tokenizer: PreTrainedTokenizerFast) -> tuple[MultiMoodForConditionalGe
 class LanguageTasks(Dataset):
     """Item `i` → the rows of step `i`, all of one task: speak, repeat or answer.
 
-    A row is `{"prompt", "target", "run": utterances that are pooled, "decay"}`.
+    A row is `{"prompt", "target", "run": utterances that are remembered, "pooled": whether as pooled words}`. At first
+    (`together` is false) all are; later every other step's, and the rest is the compressor's.
     """
 
-    def __init__(self, conversations: list[list[dict]], steps: int, seed: int):
-        self.conversations, self.steps, self.seed = conversations, steps, seed
+    def __init__(self, conversations: list[list[dict]], steps: int, together: bool, seed: int):
+        self.conversations, self.steps, self.together, self.seed = conversations, steps, together, seed
         self.words = sorted({word for said in conversations for one in said for word in one["text"].split()})
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, step: int) -> list[dict]:
-        rng = random.Random(f"{self.seed}/{step}")
+        rng = random.Random(f"{self.seed}/{self.together}/{step}")
         # Repeating comes first: to answer from memory, it has to be read.
-        weights = (1, 4, 0) if step < 0.55 * self.steps else (1, 2, 2)
+        weights = (2, 2, 2) if self.together else (1, 4, 0) if step < 0.7 * self.steps else (1, 2, 2)
         task, size = rng.choices(((self._speak, 8), (self._repeat, 40), (self._answer, 12)), weights)[0]
-        decay = rng.choice((1.0, 0.9, 0.8))
-        words = rng.choices(SLOT_WORDS, (1, 1, 0, 0) if step < 0.25 * self.steps else (3, 3, 2, 1))[0]
-        return [{**task(rng.choice(self.conversations), words, rng), "decay": decay} for _ in range(size)]
+        easy = not self.together and step < 0.3 * self.steps
+        words = rng.choices(SLOT_WORDS, (1, 1, 0, 0) if easy else (3, 3, 2, 1))[0]
+        pooled = not self.together or rng.random() < 0.5
+        return [{**task(rng.choice(self.conversations), words, rng), "pooled": pooled} for _ in range(size)]
 
     def _speak(self, said: list[dict], words: int, rng: random.Random) -> dict:
         start = rng.randrange(len(said))
@@ -233,13 +235,14 @@ class LanguageTasks(Dataset):
 
 
 class LanguageTrainer(Trainer):
-    """transformers' trainer, with pooled words in the places of memory."""
+    """transformers' trainer, with pooled words in the places of memory where a batch has them."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        embeddings, lengths = model.get_input_embeddings(), inputs.pop("lengths")
-        run, decay = inputs.pop("run"), inputs.pop("decay")
-        vectors = pooled_words(embeddings, run, decay) if run else embeddings.weight.new_zeros(0, HIDDEN)
-        outputs = model(**last_logits(inputs), history_memory=vectors.split(lengths))
+        if "pooled" in inputs:
+            embeddings, lengths, run = model.get_input_embeddings(), inputs.pop("lengths"), inputs.pop("pooled")
+            vectors = pooled_words(embeddings, run) if run else embeddings.weight.new_zeros(0, HIDDEN)
+            inputs["history_memory"] = vectors.split(lengths)
+        outputs = model(**last_logits(inputs))
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
 
@@ -251,47 +254,51 @@ def language_collator(processor: MultiMoodProcessor):
     def together(steps: list[list[dict]]) -> dict:
         (rows,) = steps
         batch = dict(collate(rows))
+        if not rows[0]["pooled"]:
+            return batch
         for key in ("history_input_ids", "history_attention_mask"):
             batch.pop(key, None)
         texts = [render_utterance(piece) for row in rows for piece in row["run"]]
-        run = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        lengths = [len(row["run"]) for row in rows]
-        return {**batch, "run": run, "lengths": lengths, "decay": rows[0]["decay"]}
+        pooled = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        return {**batch, "pooled": pooled, "lengths": [len(row["run"]) for row in rows]}
 
     return together
 
 
 def train_language_model(folder: Path, rows: list[Row], steps: int, seed: int) -> None:
-    """Writes tokenizer, language model and an untrained compressor that shares its word vectors to `folder`."""
+    """Writes tokenizer, language model and the compressor that learned beside it to `folder`; `steps` are those of each
+    of the two parts."""
     model, processor = build(train_tokenizer(rows))
-    model.freeze("vision", "connector", "audio", "audio_projector", "compressor")
-    args = TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        max_steps=steps,
-        per_device_train_batch_size=1,  # an item is a batch
-        train_sampling_strategy="sequential",
-        learning_rate=2e-3,
-        lr_scheduler_type="cosine",
-        warmup_steps=steps // 20,
-        weight_decay=0.05,
-        adam_beta2=0.98,
-        remove_unused_columns=False,
-        use_cpu=not torch.cuda.is_available(),
-        logging_steps=50,
-        save_steps=200,
-        save_total_limit=1,
-        report_to="none",
-        seed=seed,
-    )
-    trainer = LanguageTrainer(
-        model=model,
-        args=args,
-        train_dataset=LanguageTasks(longest_conversations(rows), steps, seed),
-        data_collator=language_collator(processor),
-    )
-    trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
-    model.requires_grad_(True)
-    start_as_pooling(model, processor)
+    for together in (False, True):
+        model.freeze("vision", "connector", "audio", "audio_projector", *([] if together else ["compressor"]))
+        args = TrainingArguments(
+            output_dir=str(folder / ("together" if together else "alone")),
+            max_steps=steps,
+            per_device_train_batch_size=1,  # an item is a batch
+            train_sampling_strategy="sequential",
+            learning_rate=1e-3 if together else 2e-3,
+            lr_scheduler_type="cosine",
+            warmup_steps=steps // 20,
+            weight_decay=0.05,
+            adam_beta2=0.98,
+            remove_unused_columns=False,
+            use_cpu=not torch.cuda.is_available(),
+            logging_steps=50,
+            save_steps=200,
+            save_total_limit=1,
+            report_to="none",
+            seed=seed,
+        )
+        trainer = LanguageTrainer(
+            model=model,
+            args=args,
+            train_dataset=LanguageTasks(longest_conversations(rows), steps, together, seed),
+            data_collator=language_collator(processor),
+        )
+        trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
+        model.requires_grad_(True)
+        if not together:
+            start_as_pooling(model, processor)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
@@ -299,7 +306,7 @@ def train_language_model(folder: Path, rows: list[Row], steps: int, seed: int) -
 @torch.no_grad()
 def start_as_pooling(model: MultiMoodForConditionalGeneration, processor: MultiMoodProcessor) -> None:
     """Sets the compressor's weights such that it gives about the sum of an utterance's word vectors, which the
-    language model can read, so that pretraining begins there (mimetic initialisation of state spaces, arXiv 2410.11135).
+    language model can read, so that learning begins there (mimetic initialisation of state spaces, arXiv 2410.11135).
 
     The first layer adds words up until `<MEM>` opens the gate, and forgets where the next speaker is named; the second
     hardly does anything yet. What opens and forgets reads two dimensions of the compressor's own word vectors that no
@@ -332,7 +339,9 @@ def start_as_pooling(model: MultiMoodForConditionalGeneration, processor: MultiM
     first.conv1d.bias.zero_()[inner:] = 6
     first.dt_bias.fill_(-6)
     step = nn.functional.softplus(first.dt_bias)
-    first.A_log.copy_((-math.log(0.97) / step).log())  # a word weighs 3 % less than the one after it
+    # A word weighs less than the one after it, by 1, 5 or 10 %: what came first can be told by the thirds of a vector.
+    kept = torch.tensor([0.99, 0.95, 0.9]).repeat(2)  # heads 4 to 6 hold the negatives of heads 1 to 3
+    first.A_log.copy_((-kept.log() / step).log())
     first.D.zero_()
     first.out_proj.weight.copy_(torch.cat([identity, -identity], dim=1))
     second.out_proj.weight.mul_(0.1)
@@ -353,7 +362,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mesc", type=Path, required=True, help="folder with MESC.csv")
     parser.add_argument("--work", type=Path, default=Path("outputs/mesc_small"), help="rows, clips and stages")
-    parser.add_argument("--language_steps", type=int, default=700)
+    parser.add_argument("--language_steps", type=int, default=1000, help="of each of two parts")
     parser.add_argument("--clips", action="store_true", help="also draw clips from the labels and train on them")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw clips")
     parser.add_argument("--seed", type=int, default=0)

@@ -13,6 +13,14 @@ from multimood.processors.turn import render_utterance
 from multimood.training import mesc_small
 
 MESC = Path(__file__).parents[3] / "shared" / "data" / "mesc"
+SAID = [
+    {"speaker": ("client", "therapist")[i % 2], "text": f"{'abcdefgh'[i]}x went to the {'stuvwxyz'[i]} house"}
+    for i in range(8)
+]
+ROW = {
+    **{"dialogue_id": "1", "history": SAID[:-2], "utterance": SAID[-2]["text"], "response": SAID[-1]["text"]},
+    **{"client_emotion": "joy", "therapist_emotion": "neutral", "strategy": "others"},
+}
 FIRST, SECOND = "How are you?", "Could be better, I was with my brother again."
 
 
@@ -91,29 +99,48 @@ def test_histories_are_cut_into_slots_and_keep_their_words(mesc, tmp_path):
         assert {**cut, "history": None} == {**row, "history": None}
 
 
-def test_language_tasks_follow_from_seed_and_step():
+def language_tasks(together):
     said = [{"speaker": ("client", "therapist")[i % 2], "text": f"word{i} " * 9} for i in range(8)]
-    tasks, again = (mesc_small.LanguageTasks([said], 60, 0) for _ in range(2))
+    return mesc_small.LanguageTasks([said], 60, together, 0)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_language_tasks_follow_from_seed_and_step(together):
+    tasks, again = language_tasks(together), language_tasks(together)
     assert [tasks[i] for i in range(60)] == [again[59 - i] for i in range(60)][::-1]
     kinds = {bool(row["run"]) for step in range(60) for row in tasks[step]}
     assert kinds == {True, False}
 
 
-def test_the_compressor_starts_as_the_sum_of_an_utterances_words():
-    said = [
-        {"speaker": ("client", "therapist")[i % 2], "text": f"{'abcdefgh'[i]}x went to the {'stuvwxyz'[i]} house"}
-        for i in range(8)
-    ]
-    row = {
-        **{"dialogue_id": "1", "history": said[:-2], "utterance": said[-2]["text"], "response": said[-1]["text"]},
-        **{"client_emotion": "joy", "therapist_emotion": "neutral", "strategy": "others"},
-    }
+def test_memory_is_pooled_words_at_first_and_half_the_compressors_then():
+    alone, together = ([tasks[i][0]["pooled"] for i in range(60)] for tasks in map(language_tasks, (False, True)))
+    assert all(alone)
+    assert 20 <= sum(together) <= 40
+
+
+def test_the_compressor_learns_from_batches_that_are_not_pooled():
     torch.manual_seed(0)
-    model, processor = mesc_small.build(mesc_small.train_tokenizer([row]))
+    tasks = language_tasks(True)
+    model, processor = mesc_small.build(mesc_small.train_tokenizer([ROW]))
+    collate, learned = mesc_small.language_collator(processor), {}
+    for step in range(60):
+        rows = tasks[step]
+        if rows[0]["run"] and rows[0]["pooled"] not in learned:
+            model.zero_grad()
+            loss = mesc_small.LanguageTrainer.compute_loss(None, model, collate([rows]))
+            loss.backward()
+            learned[rows[0]["pooled"]] = model.model.compressor.projector.weight.grad is not None
+            assert model.get_input_embeddings().weight.grad is not None
+    assert learned == {True: False, False: True}
+
+
+def test_the_compressor_starts_as_the_sum_of_an_utterances_words():
+    torch.manual_seed(0)
+    model, processor = mesc_small.build(mesc_small.train_tokenizer([ROW]))
     mesc_small.start_as_pooling(model, processor)
-    ids = [processor.tokenizer(render_utterance(one), add_special_tokens=False)["input_ids"] for one in said]
+    ids = [processor.tokenizer(render_utterance(one), add_special_tokens=False)["input_ids"] for one in SAID]
     with torch.no_grad():
-        (vectors,) = model.get_history_features(**processor.encode_history([said]))
+        (vectors,) = model.get_history_features(**processor.encode_history([SAID]))
         summed = pooled_words(model.get_input_embeddings(), ids)
     assert torch.cosine_similarity(vectors, summed).min() > 0.95
     assert torch.cosine_similarity(vectors, summed.roll(2, 0)).max() < 0.8  # the speaker and most words are the same

@@ -55,8 +55,14 @@ def add_data_command(commands: argparse._SubParsersAction) -> None:
     for task in (build, inspect):
         task.add_argument("--scheme", choices=SCHEMES, default="official", help="which split of MESC")
         task.add_argument("--clips", type=Path, help="MESC: folder of clips, cut by `multimood data cut`")
+    for task in (cut, build, inspect):
+        task.add_argument(
+            "--skip-bad",
+            action="store_true",
+            help="leave out bad input, and list it in skipped.jsonl in the folder of the results (inspect: of the sheet, or "
+            "the present one)",
+        )
     for task, needed in ((cut, True), (build, False)):
-        task.add_argument("--skip-bad", action="store_true", help="leave out bad input, and list it in skipped.jsonl")
         task.add_argument("--episodes", type=Path, required=needed, help="MESC: folder of your episodes")
         task.add_argument(
             "--offsets", type=Path, help="CSV of season,episode,offset: seconds to add to the time codes"
@@ -176,16 +182,19 @@ def _version() -> str:
 def _inspect(args: argparse.Namespace) -> None:
     from .inspect_rows import RowStatistics, format_table, mesc_tables, write_sheet
     from .mesc import read_dialogues, split_dialogues
+    from .report import SkipReport
     from .schema import read_rows
 
+    skipped = SkipReport() if args.skip_bad else None
     if (args.root / "MESC.csv").is_file():
-        dialogues = read_dialogues(args.root)
+        dialogues = read_dialogues(args.root, skip_bad=skipped)
         print(format_table(mesc_tables(dialogues, split_dialogues(dialogues, args.root, args.scheme))))
-        splits = _mesc_rows(args, None) if args.sheet else {}
+        splits = _mesc_rows(args, skipped) if args.sheet else {}
     elif args.root.is_file():
-        splits = {args.root.stem: list(read_rows(args.root))}
+        splits = {args.root.stem: list(read_rows(args.root, skip_bad=skipped))}
         print(format_table({name: RowStatistics.of(rows).summary() for name, rows in splits.items()}))
     else:
         raise ValueError(f"{args.root} is neither a file of rows nor a folder with MESC.csv; build its rows first")
     if args.sheet:
         print(f"sheet: {write_sheet(args.sheet, args.root.name, splits, args.samples)}")
+    _tell_skipped(skipped, args.sheet.parent if args.sheet else Path())

@@ -7,6 +7,8 @@ from typing import NotRequired, TypedDict
 
 from multimood.processors.turn import EMOTIONS, SPEAKERS, STRATEGIES
 
+from .report import CorpusError, SkipReport
+
 
 class Utterance(TypedDict):
     """One earlier utterance. `emotion` and `strategy` are `None` where the corpus does not label them."""
@@ -93,11 +95,16 @@ def write_rows(rows: Iterable[Row], path: str | Path) -> Path:
     return part.replace(path)
 
 
-def read_rows(path: str | Path) -> Iterator[Row]:
+def read_rows(path: str | Path, *, skip_bad: SkipReport | None = None) -> Iterator[Row]:
     """Yields the rows of a JSON-lines file, checked; clips become absolute paths.
 
+    Args:
+        path: of the file.
+        skip_bad: goes on after a bad line and keeps what was left out.
+
     Raises:
-        RowError: with file and line, where a line is not JSON, breaks the schema or names a missing clip.
+        RowError: with file and line, where a line is not JSON, breaks the schema or names a missing clip; nothing is
+            raised with `skip_bad`.
     """
     path = Path(path)
     with path.open(encoding="utf-8") as file:
@@ -108,5 +115,9 @@ def read_rows(path: str | Path) -> Iterator[Row]:
                 for clip in row["videos"]:
                     _check(Path(clip).is_file(), f"clip {clip} does not exist")
             except (json.JSONDecodeError, RowError) as error:
-                raise RowError(f"{path}, line {number}: {error}") from error
+                place = f"{path}, line {number}"
+                if skip_bad is None:
+                    raise RowError(f"{place}: {error}") from error
+                skip_bad.add(CorpusError(place, str(error), "row"))
+                continue
             yield row

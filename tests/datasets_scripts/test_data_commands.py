@@ -180,6 +180,31 @@ def test_inspect_prints_the_figures_and_writes_the_sheet(corpus, tmp_path, capsy
     assert "neither a file of rows nor a folder with MESC.csv" in capsys.readouterr().err
 
 
+def test_inspect_stops_at_a_bad_line_or_leaves_it_out(tmp_path, capsys):
+    cells = corpus_trees.mesc_rows(3)
+    cells[3]["EndTime"] = cells[3]["StartTime"]
+    corpus_trees.write_mesc(tmp_path, cells)
+    assert run("inspect", tmp_path, "--sheet", tmp_path / "out" / "sheet.html") == 2
+    assert "MESC.csv, line 5: EndTime" in capsys.readouterr().err
+    assert run("inspect", tmp_path, "--sheet", tmp_path / "out" / "sheet.html", "--skip-bad") == 0
+    assert "left out: 1 time code; report: " in capsys.readouterr().out
+    assert "line 5" in (tmp_path / "out" / "skipped.jsonl").read_text()
+
+
+def test_inspect_leaves_out_a_broken_row(corpus, tmp_path, monkeypatch, capsys):
+    assert run("build", "mesc", corpus, "--out", tmp_path, "--scheme", "episode_disjoint") == 0
+    rows = tmp_path / "episode_disjoint" / "train.jsonl"
+    count = len(rows.read_text().splitlines())
+    with rows.open("a") as file:
+        file.write('{"dialogue_id": \n')
+    monkeypatch.chdir(tmp_path)
+    assert run("inspect", rows) == 2
+    assert f"train.jsonl, line {count + 1}: " in capsys.readouterr().err
+    assert run("inspect", rows, "--skip-bad") == 0
+    assert "left out: 1 row; report: skipped.jsonl" in capsys.readouterr().out
+    assert f"line {count + 1}" in (tmp_path / "skipped.jsonl").read_text()
+
+
 def test_a_split_without_its_official_file_is_left_out_with_a_word(corpus, tmp_path, capsys):
     for name in ("MESC.csv", "val.json"):
         (tmp_path / name).write_bytes((corpus / name).read_bytes())

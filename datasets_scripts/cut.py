@@ -24,7 +24,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 from tqdm import tqdm
 
 from multimood.processors.media_source import MediaError, media_errors, open_container
@@ -435,7 +435,10 @@ class _Clip:
         middle = (start + end) / 2  # of a clip shorter than a frame
         if self.container is None or not (start <= (time + until) / 2 < end or time <= middle < until):
             return
-        frame = self.scaler.reformat(frame, self.video.width, self.video.height, "yuv420p", threads=1)
+        # Half the time of the default, bicubic; when it scales down, swscale averages over what a new pixel covers.
+        frame = self.scaler.reformat(
+            frame, self.video.width, self.video.height, "yuv420p", interpolation=Interpolation.BILINEAR, threads=1
+        )
         frame.pict_type = 0  # the film's keyframes are not the clip's
         frame.pts, frame.time_base = round(max(0.0, time - start) * TICKS) if self.frames else 0, Fraction(1, TICKS)
         self.container.mux(self.video.encode(frame))

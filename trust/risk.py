@@ -164,9 +164,10 @@ class RiskAssessor:
             ]
         if borne_out:
             signs += waiting
-        answer = self._answer(words)
+        answer, says_safe = self._answer(words), self.lexicon.safety.search(words.text) is not None
         for question in asked:
-            sign, denied = _answered(question, answer, bool(signs), state.level)
+            evades = answer is None and _is_direct(question) and self.lexicon.negators.isdisjoint(words.words)
+            sign, denied = _answered(question, "evasive" if evades else answer, bool(signs), state.level, says_safe)
             denial = denial or denied
             if sign and words.words:
                 category, level = sign
@@ -191,7 +192,7 @@ class RiskAssessor:
 
         if signs:
             context = [item for item in context if item.category != "safety"]
-        elif denial or self.lexicon.safety.search(words.text):
+        elif denial or says_safe:
             context.append(Evidence(number, 0, len(text), text, "safety", RiskLevel.NONE))
         retracted = self.lexicon.retraction.search(words.text) is not None
         unassessed = not signs and not self._in_language(words)
@@ -290,8 +291,12 @@ class RiskAssessor:
         return next(_matches(self.lexicon.idioms, stems, words.text), None) is not None
 
     def _answer(self, words: NormalizedText) -> str | None:
-        """What answer an utterance is to a yes-no question: "evasive", "no" or "yes", if any."""
-        return next((name for name, pattern in self.lexicon.answers.items() if pattern.search(words.text)), None)
+        """What answer an utterance is to a yes-no question: "evasive", "no" or "yes", if any; what is said first counts."""
+        matches = [(name, pattern.search(words.text)) for name, pattern in self.lexicon.answers.items()]
+        first = min(
+            ((match.start(), name) for name, match in matches if match), key=lambda found: found[0], default=None
+        )
+        return first and first[1]
 
     def _in_language(self, words: NormalizedText) -> bool:
         """Whether enough of the words are common ones of the lexicon's language."""
@@ -345,14 +350,19 @@ def _matches(signs: dict[str, tuple[Sign, ...]], stems: set[str], text: str) -> 
             yield sign, match.start(), match.end()
 
 
+def _is_direct(question: Evidence) -> bool:
+    """Whether it asks about suicide or self-harm so plainly that whatever is no answer to it evades it."""
+    return question.category == "asked" and question.level >= RiskLevel.HIGH and "?" in question.text
+
+
 def _answered(
-    question: Evidence, answer: str | None, has_signs: bool, level: RiskLevel
+    question: Evidence, answer: str | None, has_signs: bool, level: RiskLevel, says_safe: bool
 ) -> tuple[tuple[str, RiskLevel] | None, bool]:
     """The sign that an answer to a therapist's question is, and whether it denies risk."""
     if question.category == "asked_safety":
-        if answer == "no":
+        if answer == "no" and not says_safe:
             return ("not_safe", max(RiskLevel.LOW, min(level, RiskLevel.HIGH))), False
-        return None, answer == "yes" and not has_signs
+        return None, answer in ("yes", "no") and not has_signs
     if answer == "yes":
         return ("affirmed", question.level), False
     if answer == "evasive":

@@ -18,8 +18,8 @@ A file `risk_lexicon_<language>.yaml` has these entries; `docs/architecture.md` 
 - `second_person`, `first_person`: how a therapist's "you" and "I" are read, as the client's "I" and "you".
 - `questions`: `level` and `patterns` of what only a therapist asks; `safe: true` where "no" is the answer that worries;
   `with_risk: true` where it is asked of risk only if there is risk already ("do you have a plan?").
-- `answers`: patterns for `evasive`, `no` and `yes`, tried in this order.
-- `negators`: words that no gap in a pattern skips.
+- `answers`: patterns for `evasive`, `no` and `yes`; what is said first counts, and of two at one place the first of these.
+- `negators`: words that no gap in a pattern skips; an answer without one denies nothing.
 - `neighbours`: `threshold`, `margin`, `prototypes` (category, level, texts) and `harmless` texts, for the encoder.
 
 Lists of words are one text, with white space between; lists of patterns one text, a pattern a line. A pattern is words
@@ -116,6 +116,7 @@ class RiskLexicon:
     first_person: dict[str, str]
     questions: tuple[Question, ...]
     answers: dict[str, re.Pattern]
+    negators: frozenset[str]
     prototypes: Prototypes
 
     @classmethod
@@ -184,6 +185,7 @@ def _compiled(cls: type, data: dict) -> RiskLexicon:
         second_person=data["second_person"],
         first_person=data["first_person"],
         questions=questions,
+        negators=frozenset(data["negators"].split()),
         answers={name: patterns.any_of(data["answers"][name]) for name in ("evasive", "no", "yes")},
         prototypes=Prototypes(
             tuple(text for text, _ in kinds),

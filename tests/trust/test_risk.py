@@ -141,12 +141,36 @@ def test_innocent_things_need_distress_beside_them(assessor):
         ("I guess.", HIGH),
         ("Not every day.", HIGH),
         ("I don't know.", LOW),
+        ("I mean, yeah. Most nights. I wouldn't do anything.", HIGH),  # what is said first is the answer
+        ("On and off. Not today.", HIGH),
+        ("Thursday. It's my day off.", HIGH),
+        ("Is that clock right?", LOW),  # whatever is no answer evades
         ("No.", NONE),
+        ("Oh, bless you, no. I've a caravan.", NONE),
+        ("Why, I never even thought of that.", LOW),
     ],
 )
 def test_the_answer_to_a_direct_question_counts(assessor, answer, expected):
     question = "T: Are you thinking about ending your life?"
     assert assessor.assess(said("C: Hello.", question, f"C: {answer}")).level == expected
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "expected"),
+    [
+        ("Have you taken something?", "All of it.", IMMINENT),
+        ("Have you taken something?", "No, I'm only tired.", NONE),
+        ("Have you taken something?", "It's a nice evening.", LOW),
+        ("Are you on a bridge?", "Yeah, over the rail.", IMMINENT),
+        ("Have you been cutting?", "Like twice this week.", HIGH),
+        ("You cut your hand.", "Avocado. I was making brunch.", NONE),
+        ("Do you ever wish you were no longer alive?", "Oh yes. Most evenings.", LOW),
+        ("Are you safe, any thoughts of that kind?", "No, I'm ok. I want a hug.", NONE),
+        ("Are you safe tonight?", "No.", LOW),
+    ],
+)
+def test_other_questions_of_risk(assessor, question, answer, expected):
+    assert assessor.assess(said(f"T: {question}", f"C: {answer}")).level == expected
 
 
 def test_a_question_is_answered_once(assessor):

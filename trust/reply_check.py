@@ -19,6 +19,7 @@ from .text_classifier import TextClassifier
 CONTACT_RULE = "names_an_unknown_contact"
 LANGUAGE_RULE = "is_in_another_language"
 WORDING_RULE = "is_worded_like_harm"
+CLASSIFIED_WORDS = 5  # least words by which a classifier can tell something
 
 _END = re.compile(
     r"(?<!\bdr)(?<!\bmr)(?<!\bms)(?<!\bmrs)(?<!\be\.g)(?<!\bi\.e)[.!?…]+[\"')\]*_”’]*\s+|[。！？]+\s*|\n\s*", re.I
@@ -106,8 +107,14 @@ class ReplyRules:
         if self._is_foreign(text):
             yield LANGUAGE_RULE
         # After a disclosure only known supportive forms are kept, which is stricter.
-        if self._classifier is not None and not disclosed and self._classifier.scores(reply_words(sentence))[0] > 0:
+        if not disclosed and self._is_worded_like_harm(sentence):
             yield WORDING_RULE
+
+    def _is_worded_like_harm(self, sentence: str) -> bool:
+        words = reply_words(sentence)
+        if self._classifier is None or sum(word[0].isalnum() for word in words) < CLASSIFIED_WORDS:
+            return False
+        return bool(self._classifier.scores(words)[0] > 0)
 
     def is_supportive(self, sentence: str) -> bool:
         """Whether a sentence that breaks no rule has a form that is known to support, and nothing beside it."""

@@ -177,7 +177,8 @@ class RiskAssessor:
         if neighbour is not None and not denial and words.words:
             signs.append(evidence(2, len(words.text) - 2, *neighbour))
         known = max((sign.level for sign in signs), default=RiskLevel.NONE)
-        if not denial and known < RiskLevel.HIGH and (wording := self._classified(words, found)) > known:
+        settled = denial or says_safe
+        if not settled and known < RiskLevel.HIGH and (wording := self._classified(words, found)) > known:
             signs.append(evidence(2, len(words.text) - 2, WORDING, wording))
 
         if match := self.lexicon.distress.search(words.text):

@@ -304,7 +304,7 @@ def test_a_stream_that_is_closed_calms_nothing(session):
     session.respond(text=DISCLOSURE)
     before = session.risk
     for _ in range(10):
-        with session.stream(text="It rained all day."):
+        with session.stream(text="The rain has not stopped yet."):
             pass
     assert session.risk == before
 

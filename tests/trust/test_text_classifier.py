@@ -156,3 +156,8 @@ def test_harm_in_an_unknown_writers_drafts_is_removed():
 
 def test_signs_that_end_sentences_are_words():
     assert reply_words("Don't you THINK so?") == ["don't", "you", "think", "so", "?"]
+
+
+@pytest.mark.parametrize("words", ["So,", "I promise.", "I have another patient,"])
+def test_a_few_words_are_too_few_to_tell(words):
+    assert load_rules().broken(words, frozenset(), disclosed=False, young=False) is None

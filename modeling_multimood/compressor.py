@@ -14,21 +14,25 @@ READ_LENGTH = 512
 
 class ConversationCompressor(nn.Module):
     """
-    Reads earlier utterances, each followed by `<MEM>`, and projects its hidden states at the `<MEM>` positions to the
-    LLM's width, so that an utterance costs one LLM token (the paper's ConvCompressor).
+    Reads earlier utterances, each followed by `<MEM>`, and projects a hidden state of each to the LLM's width, so that an
+    utterance costs one LLM token (the paper's ConvCompressor).
 
     Args:
         config (`PreTrainedConfig`): any causal `AutoModel`: Mamba-2, Mamba, or a small transformer.
         text_size (`int`): width of the LLM.
         memory_token_id (`int`): `<MEM>` in the vocabulary of `config`.
+        pooling (`str`, *optional*, defaults to `"token"`): what stands for an utterance: `"token"`, the hidden state at its
+            `<MEM>`, as in the paper; `"mean"`, the mean of those of all its tokens, scaled to the length of one (of
+            independent ones), which reaches every word directly.
     """
 
-    def __init__(self, config: PreTrainedConfig, text_size: int, memory_token_id: int):
+    def __init__(self, config: PreTrainedConfig, text_size: int, memory_token_id: int, pooling: str = "token"):
         super().__init__()
         # Mamba refuses an explicit "sdpa", which `from_pretrained` hands down to every sub-model.
         self.reader = with_exact_scan(AutoModel.from_config(config, attn_implementation="eager"))
         self.projector = nn.Linear(config.hidden_size, text_size)
         self.memory_token_id = memory_token_id
+        self.pooling = pooling
 
     @property
     def _no_split_modules(self) -> set[str]:
@@ -58,14 +62,21 @@ class ConversationCompressor(nn.Module):
             ValueError: if a row is padded on the left.
         """
         is_memory = history_input_ids == self.memory_token_id
+        counted = torch.ones_like(is_memory)
         if history_attention_mask is not None:
             history_attention_mask = history_attention_mask.bool()
             if (~history_attention_mask[:, :-1] & history_attention_mask[:, 1:]).any():
                 raise ValueError("The history must be padded on the right: padding on the left would be read first.")
-            is_memory = is_memory & history_attention_mask
+            is_memory, counted = is_memory & history_attention_mask, history_attention_mask
         # The reader is causal and padding comes last, so nothing that is kept has seen it: no mask is needed.
         hidden_states = self.reader(history_input_ids, use_cache=False, return_dict=True).last_hidden_state
-        vectors = self._project(hidden_states[is_memory])  # (all utterances, text_size)
+        if self.pooling == "mean":
+            # What comes after a row's last <MEM> is no utterance yet.
+            inside = counted & (is_memory.flip(1).cumsum(1).flip(1) > 0)
+            hidden_states = _pooled(hidden_states[inside], is_memory[inside])
+        else:
+            hidden_states = hidden_states[is_memory]
+        vectors = self._project(hidden_states)  # (all utterances, text_size)
         return list(vectors.split(is_memory.sum(1).tolist()))
 
     def new_cache(self) -> Cache:
@@ -83,19 +94,29 @@ class ConversationCompressor(nn.Module):
 
         Returns:
             `torch.Tensor` of shape `(number of <MEM> among the tokens, text_size)`.
+
+        Raises:
+            ValueError: if the last utterance lacks its `<MEM>` and its tokens are pooled; nothing was read then.
         """
+        if self.pooling == "mean" and input_ids[0, -1] != self.memory_token_id:
+            raise ValueError("An utterance is read whole where its tokens are pooled: end it with <MEM>.")
         accepted = inspect.signature(type(self.reader).forward).parameters
         state = {"cache_params" if "cache_params" in accepted else "past_key_values": cache}
         training = self.training
         self.eval()  # a reader that trains with gradient checkpointing would drop the cache
         try:
-            vectors = []
+            kept = []
             for piece in input_ids.split(self._read_length(cache), dim=1):
                 hidden_states = self.reader(piece, use_cache=True, return_dict=True, **state).last_hidden_state
-                vectors.append(self._project(hidden_states[piece == self.memory_token_id]))
+                kept.append(
+                    hidden_states[0] if self.pooling == "mean" else hidden_states[piece == self.memory_token_id]
+                )
+            hidden_states = torch.cat(kept)
+            if self.pooling == "mean":
+                hidden_states = _pooled(hidden_states, input_ids[0] == self.memory_token_id)
+            return self._project(hidden_states)
         finally:
             self.train(training)
-        return torch.cat(vectors)
 
     def _read_length(self, cache: Cache) -> int:
         """
@@ -109,6 +130,15 @@ class ConversationCompressor(nn.Module):
     def _project(self, hidden_states: torch.Tensor) -> torch.Tensor:
         # Mamba keeps its residual stream, and so its output, in float32.
         return self.projector(hidden_states.to(self.reader.dtype))
+
+
+def _pooled(hidden_states: torch.Tensor, is_memory: torch.Tensor) -> torch.Tensor:
+    """Of tokens `(n, D)`, of which each utterance's last is marked in `is_memory` `(n,)`, the mean of each utterance
+    times the root of its length: `(utterances, D)`."""
+    utterance = is_memory.cumsum(0) - is_memory.long()  # of each token
+    sums = hidden_states.new_zeros(int(is_memory.sum()), hidden_states.shape[-1])
+    lengths = torch.bincount(utterance, minlength=len(sums))
+    return sums.index_add(0, utterance, hidden_states) / lengths.to(sums).sqrt()[:, None]
 
 
 __all__ = ["ConversationCompressor"]

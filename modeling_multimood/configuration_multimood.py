@@ -45,6 +45,9 @@ class MultiMoodConfig(PreTrainedConfig):
             Not fed by MultiMood; TRL reads it of every multimodal processor and model. The same as `video_token_id`.
         memory_token_id (`int`, *optional*):
             `<MEM>` in the *history* vocabulary; it follows each utterance.
+        memory_pooling (`str`, *optional*, defaults to `"token"`):
+            What stands for an utterance in the memory: `"token"`, the compressor's hidden state at `<MEM>` (the paper), or
+            `"mean"`, that of all its tokens.
         vision_feature_layer (`int`, *optional*, defaults to -2):
             Which of the vision encoder's hidden states is read (the paper: the second-to-last layer).
         connector_depth (`int`, *optional*, defaults to 4):
@@ -74,6 +77,7 @@ class MultiMoodConfig(PreTrainedConfig):
     audio_token_id: int | None = None
     history_token_id: int | None = None
     memory_token_id: int | None = None
+    memory_pooling: str = "token"
     vision_feature_layer: int = -2
     connector_depth: int = 4
     audio_pooling: int = 1
@@ -87,6 +91,8 @@ class MultiMoodConfig(PreTrainedConfig):
         for name in ("connector_depth", "audio_pooling"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.memory_pooling not in ("token", "mean"):
+            raise ValueError(f"`memory_pooling` must be 'token' or 'mean', got {self.memory_pooling!r}.")
 
     def to_dict(self) -> dict:
         """As ever. The map of AutoClasses means the code that is saved along, wherever the model came from."""

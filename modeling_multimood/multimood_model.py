@@ -94,7 +94,9 @@ class MultiMoodModel(MultiMoodPreTrainedModel):
             self.audio_tower = audio.get_encoder() if config.audio_config.is_encoder_decoder else audio
             self.audio_projector = AudioProjector(config.audio_config.hidden_size, text_size, config.audio_pooling)
         if config.history_config is not None:
-            self.compressor = ConversationCompressor(config.history_config, text_size, config.memory_token_id)
+            self.compressor = ConversationCompressor(
+                config.history_config, text_size, config.memory_token_id, config.memory_pooling
+            )
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 

@@ -27,7 +27,6 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import (
@@ -168,6 +167,7 @@ def build(tokenizer: PreTrainedTokenizerFast) -> tuple[MultiMoodForConditionalGe
         connector_depth=towers.config.connector_depth,
         vision_feature_layer=towers.config.vision_feature_layer,
         audio_pooling=tiny.audio_pooling,
+        memory_pooling="mean",
     )
     for part in ("vision_tower", "audio_tower"):
         getattr(model.model, part).load_state_dict(getattr(towers.model, part).state_dict())
@@ -305,47 +305,16 @@ def train_language_model(folder: Path, rows: list[Row], steps: int, seed: int) -
 
 @torch.no_grad()
 def start_as_pooling(model: MultiMoodForConditionalGeneration, processor: MultiMoodProcessor) -> None:
-    """Sets the compressor's weights such that it gives about the sum of an utterance's word vectors, which the
-    language model can read, so that learning begins there (mimetic initialisation of state spaces, arXiv 2410.11135).
-
-    The first layer adds words up until `<MEM>` opens the gate, and forgets where the next speaker is named; the second
-    hardly does anything yet. What opens and forgets reads two dimensions of the compressor's own word vectors that no
-    other word has: where it read whole vectors, each word weighed a little more or less than the next, and the language
-    model read a fifth fewer tokens back.
-    """
+    """Sets the compressor's weights such that it gives about the pooled word vectors of an utterance, which the language
+    model can read, so that learning begins there: its word vectors are the language model's, its layers add nothing to
+    them yet, and it pools the mean."""
     compressor, words = model.model.compressor, model.get_input_embeddings().weight
-    reader = compressor.reader
-    known, vectors = processor.memory_token_id, reader.get_input_embeddings().weight
-    speakers = [processor.history_tokenizer(f"{name}:")["input_ids"][0] for name in ("Client", "Therapist")]
+    known, vectors = processor.memory_token_id, compressor.reader.get_input_embeddings().weight
     vectors[:known] = words[:known]  # the vocabularies are the same up to here
-    vectors[:, :2] = 0
-    mark = 6.0  # at a speaker's name in dimension 0, as the norm gives it
-    vectors[speakers, 0] = vectors[speakers].norm(dim=1) * mark / (HIDDEN - mark**2) ** 0.5
     vectors[known] = 0
-    vectors[known, 1] = 0.1  # the norm makes it the root of the width
-
-    first, second = (layer.mixer for layer in reader.layers)
-    inner, states = first.intermediate_size, first.ssm_state_size
-    identity = torch.eye(HIDDEN)
-    z, x, b_and_c, dt = first.in_proj.weight.split([inner, inner, 2 * states, first.num_heads])
-    z.mul_(0.1)[:, 1] = 3 / HIDDEN**0.5
-    x.copy_(torch.cat([identity, -identity]))[:, :2] = 0  # SiLU(x) - SiLU(-x) = x
-    # A speaker's name has a long step (0.7, others 0.0025), which forgets, and as much less of an input.
-    b_and_c.mul_(0.02)[:states, 0] = (0.042 - 6) / mark
-    b_and_c[:states, 1] = -1.5
-    dt.mul_(0.01)[:, 0] = 6 / mark
-    first.conv1d.weight.mul_(0.1)[inner:] = 0
-    first.conv1d.weight[..., -1] = 1
-    first.conv1d.bias.zero_()[inner:] = 6
-    first.dt_bias.fill_(-6)
-    step = nn.functional.softplus(first.dt_bias)
-    # A word weighs less than the one after it, by 1, 5 or 10 %: what came first can be told by the thirds of a vector.
-    kept = torch.tensor([0.99, 0.95, 0.9]).repeat(2)  # heads 4 to 6 hold the negatives of heads 1 to 3
-    first.A_log.copy_((-kept.log() / step).log())
-    first.D.zero_()
-    first.out_proj.weight.copy_(torch.cat([identity, -identity], dim=1))
-    second.out_proj.weight.mul_(0.1)
-    compressor.projector.weight.copy_(identity * words.norm(dim=1).mean() / HIDDEN**0.5)
+    for layer in compressor.reader.layers:
+        layer.mixer.out_proj.weight.zero_()
+    compressor.projector.weight.copy_(torch.eye(HIDDEN) * words.norm(dim=1).mean() / HIDDEN**0.5)
     compressor.projector.bias.zero_()
 
 

@@ -250,3 +250,76 @@ def test_half_precision_keeps_its_type():
     memory = ConversationMemory(compressor)
     memory.append(conversation(2))
     assert memory.vectors[0].dtype == torch.bfloat16
+
+
+# ------------------------------------------------------------------------------------------- the mean of the tokens
+
+
+def pooling_compressor(history: str = "mamba2") -> ConversationCompressor:
+    torch.manual_seed(0)
+    return ConversationCompressor(HISTORY[history](), text_size=48, memory_token_id=MEMORY, pooling="mean").eval()
+
+
+@every_history
+@torch.no_grad()
+def test_pooled_is_the_scaled_mean_of_each_utterances_states(history):
+    compressor = pooling_compressor(history)
+    long, short = conversation(5), conversation(2, seed=1)
+    tail = torch.tensor([[5, 6]])  # words that no <MEM> has closed yet
+    ids = torch.zeros(2, long.shape[1] + 2, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, given in enumerate((torch.cat([long, tail], dim=1), short)):
+        ids[row, : given.shape[1]], mask[row, : given.shape[1]] = given, 1
+    vectors = compressor(ids, mask)
+    assert [len(of_row) for of_row in vectors] == [5, 2]
+    for row, of_row in zip((long, short), vectors, strict=True):
+        states = compressor.reader(row, use_cache=False).last_hidden_state[0]
+        start = 0
+        for utterance, vector in zip(utterances_of(row), of_row, strict=True):
+            length = utterance.shape[1]
+            mean = states[start : start + length].mean(0) * length**0.5
+            torch.testing.assert_close(vector, compressor.projector(mean), atol=1e-5, rtol=1e-4)
+            start += length
+
+
+@every_history
+@torch.no_grad()
+def test_pooled_and_streamed_equals_whole(history):
+    compressor, ids = pooling_compressor(history), conversation(9)
+    words = torch.randint(3, MEMORY, (1, READ_LENGTH + 17), generator=torch.Generator().manual_seed(0))
+    ids = torch.cat([ids, words, torch.tensor([[MEMORY]])], dim=1)  # the last is read in pieces
+    memory = ConversationMemory(compressor)
+    for utterance in utterances_of(ids):
+        memory.append(utterance)
+    torch.testing.assert_close(memory.vectors, compressor(ids), atol=1e-4, rtol=1e-4)
+
+
+def test_pooled_an_utterance_is_read_whole_or_not_at_all():
+    memory = ConversationMemory(pooling_compressor())
+    memory.append(conversation(1))
+    before = memory.vectors[0]
+    with pytest.raises(ValueError, match="end it with <MEM>"):
+        memory.append(torch.tensor([[5, 6]]))
+    memory.append(conversation(1, seed=1))
+    with torch.no_grad():
+        whole = pooling_compressor()(torch.cat([conversation(1), conversation(1, seed=1)], dim=1))
+    assert_same(memory.vectors, whole)
+    assert torch.equal(memory.vectors[0][:1], before)
+
+
+def test_pooled_gradients_reach_every_token():
+    compressor, ids = pooling_compressor(), conversation(3)
+    torch.cat(compressor(ids)).square().sum().backward()
+    assert (compressor.reader.get_input_embeddings().weight.grad[ids[0].unique()].abs().sum(1) > 0).all()
+
+
+def test_a_model_keeps_its_pooling(tmp_path):
+    model = tiny_model({"memory_pooling": "mean"})
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert loaded.model.compressor.pooling == "mean"
+    ids = conversation(4)
+    with torch.no_grad():
+        assert_same(loaded.get_history_features(ids), model.get_history_features(ids))
+    with pytest.raises(ValueError, match="`memory_pooling` must be 'token' or 'mean', got 'max'"):
+        tiny_model({"memory_pooling": "max"})

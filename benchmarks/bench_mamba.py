@@ -64,8 +64,10 @@ def seconds(run, *args) -> tuple[float, float]:
     return (clock if torch.cuda.is_available() else own), clock
 
 
-def measure_memory(queue, side: str, width: int, layers: int, seed: int, name: str, length: int, threads: int) -> None:
-    """Puts into `queue` how much memory a pass takes beside the model, in bytes; runs in a process of its own."""
+def measure_memory(
+    writer, side: str, width: int, layers: int, seed: int, name: str, length: int, threads: int
+) -> None:
+    """Sends to `writer` how much memory a pass takes beside the model, in bytes; runs in a process of its own."""
     logging.set_verbosity_error()
     torch.set_num_threads(threads)
     cuda = torch.cuda.is_available()
@@ -75,7 +77,7 @@ def measure_memory(queue, side: str, width: int, layers: int, seed: int, name: s
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         PASSES[name](model, ids)
-        queue.put(torch.cuda.max_memory_allocated() - before)
+        writer.send(torch.cuda.max_memory_allocated() - before)
         return
     process, done = psutil.Process(), threading.Event()
     before = peak = process.memory_info().rss
@@ -90,17 +92,17 @@ def measure_memory(queue, side: str, width: int, layers: int, seed: int, name: s
     PASSES[name](model, ids)
     done.set()
     watcher.join()
-    queue.put(peak - before)
+    writer.send(peak - before)
 
 
-def memory(*args) -> int:
+def memory(*args) -> int | None:
+    """As [`measure_memory`] says; `None` where the pass does not fit into this machine."""
     context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=measure_memory, args=(queue, *args))
+    reader, writer = context.Pipe(duplex=False)
+    process = context.Process(target=measure_memory, args=(writer, *args))
     process.start()
-    value = queue.get()
     process.join()
-    return value
+    return reader.recv() if process.exitcode == 0 else None
 
 
 def streaming_error(width: int, layers: int, seed: int) -> float:

@@ -150,7 +150,7 @@ def test_harm_in_an_unknown_writers_drafts_is_removed():
     broken = [rules.broken(line["text"], contacts, disclosed=False, young=False) for line in lines]
     harmful = [rule is not None for rule, line in zip(broken, lines, strict=True) if line["kind"] != "good"]
     good = [rule is not None for rule, line in zip(broken, lines, strict=True) if line["kind"] == "good"]
-    assert sum(harmful) / len(harmful) >= 0.25  # the rules alone: 13 %
+    assert sum(harmful) / len(harmful) >= 0.4  # the rules alone: 13 %
     assert sum(good) / len(good) <= 0.06  # 5 % by the rules, which know no number of another country's
 
 

@@ -5,9 +5,8 @@
 1. Rows of the episode-disjoint split; `test.jsonl` is written for the evaluation and read by no stage. On validation a
    checkpoint of stage 4 is chosen.
 2. Tokenizer and language model, from the words of `train.jsonl` alone. The language model learns to speak, to repeat what
-   it sees as pooled word vectors (`modeling_multimood/pooled_words.py`), and to answer; then a compressor learns beside
-   it, and half of the memories are pooled word vectors, half are the compressor's. A *pretrained* language model, from
-   which the real model starts, can be taught soft vectors while it is frozen; this is its stand-in.
+   it sees as pooled word vectors (`modeling_multimood/pooled_words.py`), and to answer. A *pretrained* language model,
+   from which the real model starts, reads soft vectors without having been told; this is its stand-in.
 3. `pretrain_compressor.py`, against the frozen language model.
 4. `sft.py` on text alone.
 5. With `--clips`: `sft.py` on the same labels and words with clips drawn from the labels. The towers are those of
@@ -184,26 +183,24 @@ def build(tokenizer: PreTrainedTokenizerFast) -> tuple[MultiMoodForConditionalGe
 class LanguageTasks(Dataset):
     """Item `i` → the rows of step `i`, all of one task: speak, repeat or answer.
 
-    A row is `{"prompt", "target", "run": utterances that are remembered, "pooled": whether as pooled words}`. At first
-    (`together` is false) all are; later every other step's, and the rest is the compressor's.
+    A row is `{"prompt", "target", "run": utterances that are pooled}`. Repeating comes first (`answering` is false): to
+    answer from memory, it has to be read.
     """
 
-    def __init__(self, conversations: list[list[dict]], steps: int, together: bool, seed: int):
-        self.conversations, self.steps, self.together, self.seed = conversations, steps, together, seed
+    def __init__(self, conversations: list[list[dict]], steps: int, answering: bool, seed: int):
+        self.conversations, self.steps, self.answering, self.seed = conversations, steps, answering, seed
         self.words = sorted({word for said in conversations for one in said for word in one["text"].split()})
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, step: int) -> list[dict]:
-        rng = random.Random(f"{self.seed}/{self.together}/{step}")
-        # Repeating comes first: to answer from memory, it has to be read.
-        weights = (2, 2, 2) if self.together else (1, 4, 0) if step < 0.7 * self.steps else (1, 2, 2)
+        rng = random.Random(f"{self.seed}/{self.answering}/{step}")
+        weights = (1, 1, 1) if self.answering else (1, 4, 0) if step < 0.7 * self.steps else (1, 2, 2)
         task, size = rng.choices(((self._speak, 8), (self._repeat, 40), (self._answer, 12)), weights)[0]
-        easy = not self.together and step < 0.3 * self.steps
+        easy = not self.answering and step < 0.3 * self.steps
         words = rng.choices(SLOT_WORDS, (1, 1, 0, 0) if easy else (3, 3, 2, 1))[0]
-        pooled = not self.together or rng.random() < 0.5
-        return [{**task(rng.choice(self.conversations), words, rng), "pooled": pooled} for _ in range(size)]
+        return [task(rng.choice(self.conversations), words, rng) for _ in range(size)]
 
     def _speak(self, said: list[dict], words: int, rng: random.Random) -> dict:
         start = rng.randrange(len(said))
@@ -235,14 +232,12 @@ class LanguageTasks(Dataset):
 
 
 class LanguageTrainer(Trainer):
-    """transformers' trainer, with pooled words in the places of memory where a batch has them."""
+    """transformers' trainer, with pooled words in the places of memory."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if "pooled" in inputs:
-            embeddings, lengths, run = model.get_input_embeddings(), inputs.pop("lengths"), inputs.pop("pooled")
-            vectors = pooled_words(embeddings, run) if run else embeddings.weight.new_zeros(0, HIDDEN)
-            inputs["history_memory"] = vectors.split(lengths)
-        outputs = model(**last_logits(inputs))
+        embeddings, lengths, run = model.get_input_embeddings(), inputs.pop("lengths"), inputs.pop("run")
+        vectors = pooled_words(embeddings, run) if run else embeddings.weight.new_zeros(0, HIDDEN)
+        outputs = model(**last_logits(inputs), history_memory=vectors.split(lengths))
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
 
@@ -254,31 +249,29 @@ def language_collator(processor: MultiMoodProcessor):
     def together(steps: list[list[dict]]) -> dict:
         (rows,) = steps
         batch = dict(collate(rows))
-        if not rows[0]["pooled"]:
-            return batch
         for key in ("history_input_ids", "history_attention_mask"):
             batch.pop(key, None)
         texts = [render_utterance(piece) for row in rows for piece in row["run"]]
-        pooled = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        return {**batch, "pooled": pooled, "lengths": [len(row["run"]) for row in rows]}
+        run = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        return {**batch, "run": run, "lengths": [len(row["run"]) for row in rows]}
 
     return together
 
 
 def train_language_model(folder: Path, rows: list[Row], steps: int, seed: int) -> None:
-    """Writes tokenizer, language model and the compressor that learned beside it to `folder`; `steps` are those of each
-    of the two parts."""
+    """Writes tokenizer, language model and an untrained compressor that shares its word vectors to `folder`; `steps` are
+    those of repeating; answering has 60 % as many."""
     model, processor = build(train_tokenizer(rows))
-    for together in (False, True):
-        model.freeze("vision", "connector", "audio", "audio_projector", *([] if together else ["compressor"]))
+    model.freeze("vision", "connector", "audio", "audio_projector", "compressor")
+    for answering, length in ((False, steps), (True, steps * 3 // 5)):
         args = TrainingArguments(
-            output_dir=str(folder / ("together" if together else "alone")),
-            max_steps=steps,
+            output_dir=str(folder / ("answering" if answering else "repeating")),
+            max_steps=length,
             per_device_train_batch_size=1,  # an item is a batch
             train_sampling_strategy="sequential",
-            learning_rate=1e-3 if together else 2e-3,
+            learning_rate=1e-3 if answering else 2e-3,
             lr_scheduler_type="cosine",
-            warmup_steps=steps // 20,
+            warmup_steps=length // 20,
             weight_decay=0.05,
             adam_beta2=0.98,
             remove_unused_columns=False,
@@ -292,13 +285,12 @@ def train_language_model(folder: Path, rows: list[Row], steps: int, seed: int) -
         trainer = LanguageTrainer(
             model=model,
             args=args,
-            train_dataset=LanguageTasks(longest_conversations(rows), steps, together, seed),
+            train_dataset=LanguageTasks(longest_conversations(rows), length, answering, seed),
             data_collator=language_collator(processor),
         )
         trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
-        model.requires_grad_(True)
-        if not together:
-            start_as_pooling(model, processor)
+    model.requires_grad_(True)
+    start_as_pooling(model, processor)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
@@ -331,7 +323,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mesc", type=Path, required=True, help="folder with MESC.csv")
     parser.add_argument("--work", type=Path, default=Path("outputs/mesc_small"), help="rows, clips and stages")
-    parser.add_argument("--language_steps", type=int, default=1000, help="of each of two parts")
+    parser.add_argument("--language_steps", type=int, default=1000, help="until it can repeat")
     parser.add_argument("--clips", action="store_true", help="also draw clips from the labels and train on them")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw clips")
     parser.add_argument("--seed", type=int, default=0)

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments, set_seed
 from trl import TrlParser
@@ -69,13 +68,6 @@ class CompressorArguments:
         metadata={
             "help": 'Share of the batches of stage "dialogue" that ask for the therapist\'s next answers, each given the '
             "memory of what came before the client's words, in place of the utterances."
-        },
-    )
-    frozen: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": 'Parts of the compressor that do not learn, by a piece of their parameters\' names, such as "embeddings" '
-            'and "projector", where they are good from the start.'
         },
     )
 
@@ -192,16 +184,6 @@ class CompressorTrainer(Trainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
 
-def _freeze(compressor: nn.Module, frozen: list[str]) -> None:
-    names = [name for name, _ in compressor.named_parameters()]
-    for piece in frozen:
-        if not any(piece in name for name in names):
-            raise SystemExit(f"--frozen has {piece!r}, which is in no parameter's name; there are {', '.join(names)}")
-    for name, parameter in compressor.named_parameters():
-        if any(piece in name for piece in frozen):
-            parameter.requires_grad_(False)
-
-
 def main() -> None:
     script, args = TrlParser((CompressorArguments, TrainingArguments)).parse_args_and_config()
     if min(script.slot_words, default=1) < 1:
@@ -212,7 +194,6 @@ def main() -> None:
     processor = MultiMoodProcessor.from_pretrained(script.model)
     model = MultiMoodForConditionalGeneration.from_pretrained(script.model)
     model.freeze("vision", "connector", "audio", "audio_projector", "language_model")
-    _freeze(model.model.compressor, script.frozen)
     conversations = longest_conversations(list(read_rows(script.train_file)))
     if not conversations:
         raise SystemExit(f"{script.train_file} has no rows to learn from")

@@ -189,23 +189,3 @@ def test_a_stopped_run_ends_as_one_that_was_not(monkeypatch, tmp_path, model_fol
 def test_bad_settings_are_named_before_anything_is_loaded(monkeypatch, tmp_path, model_folder, train_file):
     with pytest.raises(SystemExit, match=r"slot_words is \[4, 0\]"):
         launch(monkeypatch, model_folder, train_file, tmp_path, "--slot_words", 4, 0)
-
-
-def test_what_is_frozen_does_not_learn(monkeypatch, tmp_path, model_folder, train_file):
-    launch(
-        *(monkeypatch, model_folder, train_file, tmp_path / "out", "--utterance_steps", 2, "--dialogue_steps", 0),
-        *("--frozen", "embeddings", "projector"),
-    )
-    before, after = (
-        dict(MultiMoodForConditionalGeneration.from_pretrained(folder).model.compressor.named_parameters())
-        for folder in (model_folder, tmp_path / "out")
-    )
-    same = {name for name in before if torch.equal(before[name], after[name])}
-    frozen = {name for name in before if "embeddings" in name or "projector" in name}
-    assert frozen
-    assert frozen <= same
-    assert any("in_proj" in name for name in before.keys() - same)
-    with pytest.raises(
-        SystemExit, match=r"--frozen has 'head', which is in no parameter's name; there are .*projector"
-    ):
-        launch(monkeypatch, model_folder, train_file, tmp_path, "--frozen", "head")

@@ -147,6 +147,13 @@ def main() -> None:
             sides = [
                 s for s in SIDES if not (s == "mamba in transformers" and name == "backward" and length > args.longest)
             ]
+            if not args.no_memory:  # first, since what does not fit would end this process, too
+                for side in sides:
+                    of = (side, args.width, args.layers, args.seed, name, length, threads)
+                    memories.setdefault(name, {}).setdefault(side, {})[length] = memory(*of)
+                    if memories[name][side][length] is None:
+                        print(f"{name:<9} {length:>5} tokens  {side:<22} does not fit into memory", flush=True)
+                sides = [side for side in sides if memories[name][side][length] is not None]
             measured = {side: [] for side in sides}
             for side in sides:
                 run(models[side], ids[:, :16])  # warms up
@@ -158,9 +165,6 @@ def main() -> None:
                 medians = [statistics.median(values) for values in zip(*measured[side], strict=True)]
                 for kept, median in zip((times, clocks), medians, strict=True):
                     kept.setdefault(name, {}).setdefault(side, {})[length] = median
-                if not args.no_memory:
-                    of = (side, args.width, args.layers, args.seed, name, length, threads)
-                    memories.setdefault(name, {}).setdefault(side, {})[length] = memory(*of)
                 took = memories.get(name, {}).get(side, {}).get(length)
                 print(
                     f"{name:<9} {length:>5} tokens  {side:<22} {times[name][side][length]:>8.2f} s"

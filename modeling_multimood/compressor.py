@@ -7,6 +7,7 @@ from torch import nn
 from transformers import AutoModel, Cache, DynamicCache, PreTrainedConfig
 
 from .mamba_scan import with_exact_scan
+from .pooled_words import scaled_means
 
 # Tokens that are read at once, so that an utterance of any length needs bounded memory.
 READ_LENGTH = 512
@@ -133,12 +134,10 @@ class ConversationCompressor(nn.Module):
 
 
 def _pooled(hidden_states: torch.Tensor, is_memory: torch.Tensor) -> torch.Tensor:
-    """Of tokens `(n, D)`, of which each utterance's last is marked in `is_memory` `(n,)`, the mean of each utterance
-    times the root of its length: `(utterances, D)`."""
-    utterance = is_memory.cumsum(0) - is_memory.long()  # of each token
-    sums = hidden_states.new_zeros(int(is_memory.sum()), hidden_states.shape[-1])
-    lengths = torch.bincount(utterance, minlength=len(sums))
-    return sums.index_add(0, utterance, hidden_states) / lengths.to(sums).sqrt()[:, None]
+    """Of tokens `(n, D)`, of which each utterance's last is marked in `is_memory` `(n,)`, the scaled mean of each
+    utterance: `(utterances, D)`."""
+    ends = is_memory.nonzero().flatten() + 1
+    return scaled_means(hidden_states, ends.diff(prepend=ends.new_zeros(1)))
 
 
 __all__ = ["ConversationCompressor"]

@@ -26,10 +26,14 @@ def pooled_words(embeddings: nn.Module, token_ids: Sequence[Sequence[int]]) -> t
         raise ValueError(f"Sequence {lengths.index(0)} has no tokens, so there is nothing to pool.")
     device = embeddings.weight.device
     vectors = embeddings(torch.tensor([token for ids in token_ids for token in ids], device=device))  # (tokens, D)
-    counts = torch.tensor(lengths, device=device)
-    slots = torch.arange(len(lengths), device=device).repeat_interleave(counts)
-    sums = vectors.new_zeros(len(lengths), vectors.shape[1]).index_add(0, slots, vectors)
-    return sums / counts.to(vectors).sqrt()[:, None]
+    return scaled_means(vectors, torch.tensor(lengths, device=device))
 
 
-__all__ = ["pooled_words"]
+def scaled_means(vectors: torch.Tensor, lengths: torch.LongTensor) -> torch.Tensor:
+    """Of `vectors` `(n, D)`, in runs of `lengths` `(runs,)`, each run's mean times the root of its length: `(runs, D)`."""
+    runs = torch.arange(len(lengths), device=vectors.device).repeat_interleave(lengths)
+    sums = vectors.new_zeros(len(lengths), vectors.shape[1]).index_add(0, runs, vectors)
+    return sums / lengths.to(vectors).sqrt()[:, None]
+
+
+__all__ = ["pooled_words", "scaled_means"]

@@ -11,6 +11,8 @@ resident memory at its peak, in a process of its own each.
 """
 
 import argparse
+import contextlib
+import ctypes
 import gc
 import multiprocessing
 import statistics
@@ -105,6 +107,16 @@ def memory(*args) -> int | None:
     return reader.recv() if process.exitcode == 0 else None
 
 
+def room(device: str) -> int:
+    """Bytes that are free, after this process has given back what it no longer uses, which glibc would keep."""
+    gc.collect()
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    with contextlib.suppress(AttributeError, OSError):  # not every C library has it
+        ctypes.CDLL(None).malloc_trim(0)
+    return psutil.virtual_memory().available
+
+
 def streaming_error(width: int, layers: int, seed: int) -> float:
     """The largest difference between memory vectors that were appended and compressed at once, 512 tokens."""
     torch.manual_seed(seed)
@@ -149,10 +161,15 @@ def main() -> None:
             ]
             if not args.no_memory:  # first, since what does not fit would end this process, too
                 for side in sides:
-                    of = (side, args.width, args.layers, args.seed, name, length, threads)
-                    memories.setdefault(name, {}).setdefault(side, {})[length] = memory(*of)
-                    if memories[name][side][length] is None:
-                        print(f"{name:<9} {length:>5} tokens  {side:<22} does not fit into memory", flush=True)
+                    of = memories.setdefault(name, {}).setdefault(side, {})
+                    shorter = max((known for known in of if of[known]), default=None)
+                    needed = of[shorter] * length // shorter if shorter else 0  # at most
+                    of[length] = None
+                    if needed < room(device):
+                        of[length] = memory(side, args.width, args.layers, args.seed, name, length, threads)
+                    if of[length] is None:
+                        why = f", {needed / 1e9:.0f} GB by the shorter" if needed else ""
+                        print(f"{name:<9} {length:>5} tokens  {side:<22} does not fit into memory{why}", flush=True)
                 sides = [side for side in sides if memories[name][side][length] is not None]
             measured = {side: [] for side in sides}
             for side in sides:
@@ -160,7 +177,7 @@ def main() -> None:
             for _ in range(args.rounds):
                 for side in sides:
                     measured[side].append(seconds(run, models[side], ids))
-                    gc.collect()
+                    room(device)  # what one side has used is no burden of the next
             for side in sides:
                 medians = [statistics.median(values) for values in zip(*measured[side], strict=True)]
                 for kept, median in zip((times, clocks), medians, strict=True):

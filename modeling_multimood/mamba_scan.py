@@ -192,10 +192,11 @@ class ScanMambaMixer(MambaMixer):
             state = None if recurrent is None else recurrent.to(exact)
             seen = cache_params.update_conv_state(inputs.mT, self.layer_idx, conv_kernel_size=self.conv_kernel_size).mT
             inputs = F.pad(seen, (0, 0, max(0, length + reach - seen.shape[1]), 0))[:, -(length + reach) :]
-        kernel = self.conv1d.weight.squeeze(1)  # (channels, kernel)
-        convolved = inputs.new_zeros(()) if self.conv1d.bias is None else self.conv1d.bias
-        for k in range(reach + 1):
-            convolved = torch.addcmul(convolved, inputs[:, k : k + length], kernel[:, k])
+        kernel = self.conv1d.weight.squeeze(1).t().contiguous()  # (kernel, channels), the longest axis last
+        bias = inputs.new_zeros(()) if self.conv1d.bias is None else self.conv1d.bias
+        convolved = torch.addcmul(bias, inputs[:, :length], kernel[0])
+        for k in range(1, reach + 1):
+            convolved.addcmul_(inputs[:, k : k + length], kernel[k])
         inputs = apply_mask_to_padding_states(self.act(convolved), attention_mask)
 
         time_steps, B, C = self.x_proj(inputs).split(

@@ -3,11 +3,11 @@
     python -m multimood.training.mesc_small --mesc path/to/mesc --work outputs/mesc_small
 
 1. Rows of the episode-disjoint split; `test.jsonl` is written for the evaluation and read by no stage. On validation a
-   checkpoint of stage 4 is chosen.
-2. Tokenizer and language model, from the words of `train.jsonl` alone. The language model learns to speak, to repeat what
-   it sees as pooled word vectors (`modeling_multimood/pooled_words.py`), and to answer. A *pretrained* language model,
-   from which the real model starts, reads soft vectors without having been told; this is its stand-in.
-3. `pretrain_compressor.py`, against the frozen language model.
+   checkpoint of stage 4 is chosen. Stages 2 and 3 share the dialogues of train between them.
+2. Tokenizer and language model, from the words of `train_language.jsonl` alone. The language model learns to speak, to
+   repeat what it sees as pooled word vectors (`modeling_multimood/pooled_words.py`), and to answer. A *pretrained*
+   language model, from which the real model starts, reads soft vectors without having been told; this is its stand-in.
+3. `pretrain_compressor.py`, against the frozen language model, on `train_compressor.jsonl`.
 4. `sft.py` on text alone.
 5. With `--clips`: `sft.py` on the same labels and words with clips drawn from the labels. The towers are those of
    `assets/multimood-tiny` and stay frozen.
@@ -62,6 +62,7 @@ HIDDEN, LAYERS, VOCABULARY = 192, 4, 3072
 SLOT_WORDS = (4, 8, 16, 64)  # 64: nearly every turn in one slot
 SFT_SLOT_WORDS = 8
 VERBATIM_PAIRS = 2
+NEIGHBOURS = 10  # dialogues, mostly of one episode, that stay together where train is shared out
 CLIP_SECONDS = 2.0
 
 
@@ -70,6 +71,21 @@ def write_splits(mesc: Path, folder: Path) -> None:
     for split in SPLITS:
         if not (folder / f"{split}.jsonl").exists():
             write_rows(load_mesc(mesc, split=split, scheme="episode_disjoint"), folder / f"{split}.jsonl")
+
+
+def write_halves(folder: Path) -> tuple[Path, Path]:
+    """`train.jsonl` in two halves, one for the language model and one for the compressor.
+
+    What a language model knows by heart it needs no memory for, so only words that are new to it show what a memory has to
+    hold.
+    """
+    rows = list(read_rows(folder / "train.jsonl"))
+    places = {dialogue: place for place, dialogue in enumerate(dict.fromkeys(row["dialogue_id"] for row in rows))}
+    halves = folder / "train_language.jsonl", folder / "train_compressor.jsonl"
+    for half, path in enumerate(halves):
+        if not path.exists():
+            write_rows([row for row in rows if places[row["dialogue_id"]] // NEIGHBOURS % 2 == half], path)
+    return halves
 
 
 def in_slots(row: Row) -> Row:
@@ -332,16 +348,16 @@ def main() -> None:
 
     rows = args.work / "rows"
     write_splits(args.mesc, rows)
-    train_file = str(rows / "train.jsonl")
+    for_language, for_compressor = write_halves(rows)
     for split in SPLITS:
         if not (rows / f"{split}_slots.jsonl").exists():
             write_rows(map(in_slots, read_rows(rows / f"{split}.jsonl")), rows / f"{split}_slots.jsonl")
 
     language = args.work / "language"
     if not (language / "model.safetensors").exists():
-        train_language_model(language, list(read_rows(train_file)), args.language_steps, args.seed)
+        train_language_model(language, list(read_rows(for_language)), args.language_steps, args.seed)
     compressor = args.work / "compressor"
-    recipe = ("--model", str(language), "--train_file", train_file)
+    recipe = ("--model", str(language), "--train_file", str(for_compressor))
     run(compressor, "pretrain_compressor", "mesc_small_compressor.yaml", *recipe)
     start = ("--model_name_or_path", str(compressor), "--train_file")
     chosen_on = ("--eval_file", str(rows / "validation_slots.jsonl"))  # of a run's checkpoints the best is kept

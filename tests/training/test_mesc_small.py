@@ -66,7 +66,10 @@ def test_stages_train_on_rows_of_train_alone(monkeypatch, tmp_path, mesc):
     assert {row["dialogue_id"] for row in seen}.isdisjoint(held_out)
     files = {command[command.index("--train_file") + 1] for command in commands}
     assert len(commands) == 3
-    assert {Path(file).stem for file in files} == {"train", "train_slots"}
+    assert {Path(file).stem for file in files} == {"train_compressor", "train_slots", "train"}
+    for_compressor = {row["dialogue_id"] for row in read_rows(work / "rows" / "train_compressor.jsonl")}
+    assert for_compressor
+    assert for_compressor.isdisjoint(row["dialogue_id"] for row in seen)
     for file in files:
         assert {row["dialogue_id"] for row in read_rows(file)}.isdisjoint(held_out)
     names = [Path(argument).name for command in commands for argument in command]

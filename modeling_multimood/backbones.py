@@ -95,7 +95,7 @@ def build(
         new_parts.append(inner.audio_projector)
     if reader is not None:
         inner.compressor.reader = with_exact_scan(reader)
-        new_parts.append(inner.compressor.projector)
+        new_parts += [part for part in inner.compressor.children() if part is not reader]
     for part in new_parts:
         part.to_empty(device="cpu").to(dtype).apply(model._init_weights)
     # What the composite model knows of its parts (weights to tie, modules not to split, …) is now the backbones'.

@@ -24,7 +24,8 @@ class ConversationCompressor(nn.Module):
         memory_token_id (`int`): `<MEM>` in the vocabulary of `config`.
         pooling (`str`, *optional*, defaults to `"token"`): what stands for an utterance: `"token"`, the hidden state at its
             `<MEM>`, as in the paper; `"mean"`, the mean of those of all its tokens, scaled to the length of one (of
-            independent ones), which reaches every word directly.
+            independent ones), which reaches every word directly. There each token weighs as much as its state says
+            (`salience`), for a name is harder to guess than the words around it.
     """
 
     def __init__(self, config: PreTrainedConfig, text_size: int, memory_token_id: int, pooling: str = "token"):
@@ -32,6 +33,7 @@ class ConversationCompressor(nn.Module):
         # Mamba refuses an explicit "sdpa", which `from_pretrained` hands down to every sub-model.
         self.reader = with_exact_scan(AutoModel.from_config(config, attn_implementation="eager"))
         self.projector = nn.Linear(config.hidden_size, text_size)
+        self.salience = nn.Linear(config.hidden_size, 1) if pooling == "mean" else None
         self.memory_token_id = memory_token_id
         self.pooling = pooling
 
@@ -71,13 +73,9 @@ class ConversationCompressor(nn.Module):
             is_memory, counted = is_memory & history_attention_mask, history_attention_mask
         # The reader is causal and padding comes last, so nothing that is kept has seen it: no mask is needed.
         hidden_states = self.reader(history_input_ids, use_cache=False, return_dict=True).last_hidden_state
-        if self.pooling == "mean":
-            # What comes after a row's last <MEM> is no utterance yet.
-            inside = counted & (is_memory.flip(1).cumsum(1).flip(1) > 0)
-            hidden_states = _pooled(hidden_states[inside], is_memory[inside])
-        else:
-            hidden_states = hidden_states[is_memory]
-        vectors = self._project(hidden_states)  # (all utterances, text_size)
+        # What comes after a row's last <MEM> is no utterance yet.
+        inside = counted & (is_memory.flip(1).cumsum(1).flip(1) > 0)
+        vectors = self._vectors(hidden_states[inside], is_memory[inside])
         return list(vectors.split(is_memory.sum(1).tolist()))
 
     def new_cache(self) -> Cache:
@@ -106,16 +104,11 @@ class ConversationCompressor(nn.Module):
         training = self.training
         self.eval()  # a reader that trains with gradient checkpointing would drop the cache
         try:
-            kept = []
-            for piece in input_ids.split(self._read_length(cache), dim=1):
-                hidden_states = self.reader(piece, use_cache=True, return_dict=True, **state).last_hidden_state
-                kept.append(
-                    hidden_states[0] if self.pooling == "mean" else hidden_states[piece == self.memory_token_id]
-                )
-            hidden_states = torch.cat(kept)
-            if self.pooling == "mean":
-                hidden_states = _pooled(hidden_states, input_ids[0] == self.memory_token_id)
-            return self._project(hidden_states)
+            pieces = [
+                self.reader(piece, use_cache=True, return_dict=True, **state).last_hidden_state[0]
+                for piece in input_ids.split(self._read_length(cache), dim=1)
+            ]
+            return self._vectors(torch.cat(pieces), input_ids[0] == self.memory_token_id)
         finally:
             self.train(training)
 
@@ -128,16 +121,15 @@ class ConversationCompressor(nn.Module):
         recurrent = any(hasattr(layer, "recurrent_states") for layer in cache.layers)
         return READ_LENGTH if not recurrent or self.reader.config.model_type in ("mamba", "mamba2") else 1
 
-    def _project(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        # Mamba keeps its residual stream, and so its output, in float32.
-        return self.projector(hidden_states.to(self.reader.dtype))
-
-
-def _pooled(hidden_states: torch.Tensor, is_memory: torch.Tensor) -> torch.Tensor:
-    """Of tokens `(n, D)`, of which each utterance's last is marked in `is_memory` `(n,)`, the scaled mean of each
-    utterance: `(utterances, D)`."""
-    ends = is_memory.nonzero().flatten() + 1
-    return scaled_means(hidden_states, ends.diff(prepend=ends.new_zeros(1)))
+    def _vectors(self, hidden_states: torch.Tensor, is_memory: torch.Tensor) -> torch.Tensor:
+        """Of tokens `(n, D)`, of which each utterance's last is marked in `is_memory` `(n,)`, the vector of each utterance:
+        `(utterances, text_size)`."""
+        hidden_states = hidden_states.to(self.reader.dtype)  # Mamba keeps its residual stream, its output, in float32
+        if self.pooling == "token":
+            return self.projector(hidden_states[is_memory])
+        ends = is_memory.nonzero().flatten() + 1
+        weighted = hidden_states * self.salience(hidden_states).exp()
+        return self.projector(scaled_means(weighted, ends.diff(prepend=ends.new_zeros(1))))
 
 
 __all__ = ["ConversationCompressor"]

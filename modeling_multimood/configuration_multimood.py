@@ -47,7 +47,7 @@ class MultiMoodConfig(PreTrainedConfig):
             `<MEM>` in the *history* vocabulary; it follows each utterance.
         memory_pooling (`str`, *optional*, defaults to `"token"`):
             What stands for an utterance in the memory: `"token"`, the compressor's hidden state at `<MEM>` (the paper), or
-            `"mean"`, that of all its tokens.
+            `"mean"`, those of all its tokens, weighted.
         vision_feature_layer (`int`, *optional*, defaults to -2):
             Which of the vision encoder's hidden states is read (the paper: the second-to-last layer).
         connector_depth (`int`, *optional*, defaults to 4):

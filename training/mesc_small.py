@@ -324,6 +324,8 @@ def start_as_pooling(model: MultiMoodForConditionalGeneration, processor: MultiM
         layer.mixer.out_proj.weight.zero_()
     compressor.projector.weight.copy_(torch.eye(HIDDEN) * words.norm(dim=1).mean() / HIDDEN**0.5)
     compressor.projector.bias.zero_()
+    compressor.salience.weight.zero_()
+    compressor.salience.bias.zero_()
 
 
 def run(stage: Path, script: str, recipe: str, *arguments: str) -> None:

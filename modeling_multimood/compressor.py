@@ -9,7 +9,7 @@ from transformers import AutoModel, Cache, DynamicCache, PreTrainedConfig
 from .mamba_scan import with_exact_scan
 from .pooled_words import scaled_means
 
-# Tokens that are read at once, so that an utterance of any length needs bounded memory.
+# Tokens that are read at once, so that the reader's work on a long utterance takes bounded memory.
 READ_LENGTH = 512
 
 
@@ -24,8 +24,8 @@ class ConversationCompressor(nn.Module):
         memory_token_id (`int`): `<MEM>` in the vocabulary of `config`.
         pooling (`str`, *optional*, defaults to `"token"`): what stands for an utterance: `"token"`, the hidden state at its
             `<MEM>`, as in the paper; `"mean"`, the mean of those of all its tokens, scaled to the length of one (of
-            independent ones), which reaches every word directly. There each token weighs as much as its state says
-            (`salience`), for a name is harder to guess than the words around it.
+            independent ones), which reaches every word directly. There a token weighs `exp(salience(state))`, which is
+            learned, for a name is harder to guess than the words around it.
     """
 
     def __init__(self, config: PreTrainedConfig, text_size: int, memory_token_id: int, pooling: str = "token"):

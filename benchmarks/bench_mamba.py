@@ -107,13 +107,18 @@ def memory(*args) -> int | None:
     return reader.recv() if process.exitcode == 0 else None
 
 
-def room(device: str) -> int:
-    """Bytes that are free, after this process has given back what it no longer uses, which glibc would keep."""
+def release() -> None:
+    """Gives back to the machine what this process no longer uses, which the C library would keep."""
     gc.collect()
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    with contextlib.suppress(AttributeError, OSError):  # not every C library has it
+    with contextlib.suppress(AttributeError, OSError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def free_bytes(device: str) -> int:
+    """What a process of its own can still take."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info()[0]
     return psutil.virtual_memory().available
 
 
@@ -161,13 +166,14 @@ def main() -> None:
             ]
             if not args.no_memory:  # first, since what does not fit would end this process, too
                 for side in sides:
-                    of = memories.setdefault(name, {}).setdefault(side, {})
-                    shorter = max((known for known in of if of[known]), default=None)
-                    needed = of[shorter] * length // shorter if shorter else 0  # at most
-                    of[length] = None
-                    if needed < room(device):
-                        of[length] = memory(side, args.width, args.layers, args.seed, name, length, threads)
-                    if of[length] is None:
+                    taken = memories.setdefault(name, {}).setdefault(side, {})  # by length
+                    needed = min(
+                        (took * length // shorter for shorter, took in taken.items() if took), default=0
+                    )  # at most
+                    fits = needed < free_bytes(device)
+                    of = (side, args.width, args.layers, args.seed, name, length, threads)
+                    taken[length] = memory(*of) if fits else None
+                    if taken[length] is None:
                         why = f", {needed / 1e9:.0f} GB by the shorter" if needed else ""
                         print(f"{name:<9} {length:>5} tokens  {side:<22} does not fit into memory{why}", flush=True)
                 sides = [side for side in sides if memories[name][side][length] is not None]
@@ -177,7 +183,7 @@ def main() -> None:
             for _ in range(args.rounds):
                 for side in sides:
                     measured[side].append(seconds(run, models[side], ids))
-                    room(device)  # what one side has used is no burden of the next
+                    release()  # what one side has used is no burden of the next
             for side in sides:
                 medians = [statistics.median(values) for values in zip(*measured[side], strict=True)]
                 for kept, median in zip((times, clocks), medians, strict=True):

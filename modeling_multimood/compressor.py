@@ -65,17 +65,15 @@ class ConversationCompressor(nn.Module):
             ValueError: if a row is padded on the left.
         """
         is_memory = history_input_ids == self.memory_token_id
-        counted = torch.ones_like(is_memory)
         if history_attention_mask is not None:
             history_attention_mask = history_attention_mask.bool()
             if (~history_attention_mask[:, :-1] & history_attention_mask[:, 1:]).any():
                 raise ValueError("The history must be padded on the right: padding on the left would be read first.")
-            is_memory, counted = is_memory & history_attention_mask, history_attention_mask
+            is_memory = is_memory & history_attention_mask
         # The reader is causal and padding comes last, so nothing that is kept has seen it: no mask is needed.
         hidden_states = self.reader(history_input_ids, use_cache=False, return_dict=True).last_hidden_state
-        # What comes after a row's last <MEM> is no utterance yet.
-        inside = counted & (is_memory.flip(1).cumsum(1).flip(1) > 0)
-        vectors = self._vectors(hidden_states[inside], is_memory[inside])
+        kept = self._kept(is_memory)
+        vectors = self._vectors(hidden_states[kept], is_memory[kept])
         return list(vectors.split(is_memory.sum(1).tolist()))
 
     def new_cache(self) -> Cache:
@@ -104,11 +102,13 @@ class ConversationCompressor(nn.Module):
         training = self.training
         self.eval()  # a reader that trains with gradient checkpointing would drop the cache
         try:
-            pieces = [
-                self.reader(piece, use_cache=True, return_dict=True, **state).last_hidden_state[0]
-                for piece in input_ids.split(self._read_length(cache), dim=1)
+            is_memory = input_ids == self.memory_token_id
+            kept, length = self._kept(is_memory), self._read_length(cache)
+            states = [
+                self.reader(piece, use_cache=True, return_dict=True, **state).last_hidden_state[of_piece]
+                for piece, of_piece in zip(input_ids.split(length, dim=1), kept.split(length, dim=1), strict=True)
             ]
-            return self._vectors(torch.cat(pieces), input_ids[0] == self.memory_token_id)
+            return self._vectors(torch.cat(states), is_memory[kept])
         finally:
             self.train(training)
 
@@ -121,15 +121,22 @@ class ConversationCompressor(nn.Module):
         recurrent = any(hasattr(layer, "recurrent_states") for layer in cache.layers)
         return READ_LENGTH if not recurrent or self.reader.config.model_type in ("mamba", "mamba2") else 1
 
-    def _vectors(self, hidden_states: torch.Tensor, is_memory: torch.Tensor) -> torch.Tensor:
-        """Of tokens `(n, D)`, of which each utterance's last is marked in `is_memory` `(n,)`, the vector of each utterance:
-        `(utterances, text_size)`."""
-        hidden_states = hidden_states.to(self.reader.dtype)  # Mamba keeps its residual stream, its output, in float32
+    def _kept(self, is_memory: torch.Tensor) -> torch.Tensor:
+        """Which tokens the vectors are made of, given which are the `<MEM>` of an utterance; both `(batch_size, length)`."""
         if self.pooling == "token":
-            return self.projector(hidden_states[is_memory])
-        ends = is_memory.nonzero().flatten() + 1
-        weighted = hidden_states * self.salience(hidden_states).exp()
-        return self.projector(scaled_means(weighted, ends.diff(prepend=ends.new_zeros(1))))
+            return is_memory
+        # What comes after a row's last <MEM>, such as padding, is no utterance yet.
+        return is_memory.flip(1).cumsum(1).flip(1) > 0
+
+    def _vectors(self, hidden_states: torch.Tensor, is_memory: torch.Tensor) -> torch.Tensor:
+        """Of the kept tokens `(n, D)`, of which each utterance's last is marked in `is_memory` `(n,)`, the vector of each
+        utterance: `(utterances, text_size)`."""
+        dtype = self.reader.dtype  # Mamba keeps its residual stream, and so its output, in float32; so does the sum
+        if self.pooling == "mean":
+            ends = is_memory.nonzero().flatten() + 1
+            weighted = hidden_states * self.salience(hidden_states.to(dtype)).exp()
+            hidden_states = scaled_means(weighted, ends.diff(prepend=ends.new_zeros(1)))
+        return self.projector(hidden_states.to(dtype))
 
 
 __all__ = ["ConversationCompressor"]

@@ -1,11 +1,10 @@
 """Stage 3: reinforcement of turns by GRPO, with rewards for their form, their labels and seven dimensions of trust.
 
     accelerate launch training/grpo.py --config training/recipes/grpo_tiny.yaml
-    accelerate launch training/grpo.py --model_name_or_path assets/multimood-tiny \
-        --train_file data/mesc/train.jsonl --eval_file data/mesc/validation.jsonl --output_dir outputs/grpo \
-        --judge gpt-4o --multi_objective_aggregation normalize_then_sum \
-        --learning_rate 1e-5 --num_generations 4 --max_completion_length 128 \
-        --use_peft --lora_target_modules '.*language_model.*(q_proj|v_proj)'
+    accelerate launch training/grpo.py --config training/recipes/grpo_tiny.yaml \
+        --train_file data/synthetic/train.jsonl --eval_file data/synthetic/validation.jsonl \
+        --judge gpt-4o --use_peft --lora_target_modules '.*language_model.*(q_proj|v_proj)' \
+        --output_dir outputs/grpo-judged
 
 The judge "rules" is embedded and weak: it is there to try the machinery without a model. Any other name is a model
 behind the OpenAI-compatible endpoint of `OPENAI_BASE_URL`, whose verdicts are kept in the output folder.

@@ -5,8 +5,8 @@ cut into several, with a vector each. From one vector alone the frozen LLM must 
 its projection learn. Stage "utterance" reads single utterances; stage "dialogue" reads long runs, so that a vector holds
 its own utterance, whatever was said before, and can add the loss of the therapist's next answer, given the run's memory.
 
-    accelerate launch training/pretrain_compressor.py --model outputs/tiny/backbones \
-        --train_file outputs/tiny/corpus/mixed.jsonl --output_dir outputs/tiny/compressor
+    accelerate launch training/pretrain_compressor.py --model assets/multimood-tiny \
+        --train_file data/synthetic/train.jsonl --output_dir outputs/compressor
 
 A run that was stopped goes on from its last checkpoint when it is started again: each sample is a function of the seed
 and its number alone.

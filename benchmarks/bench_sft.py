@@ -2,7 +2,8 @@
 
 The naive chain's dataset decodes the clips of a row and runs the frozen towers on them in `__getitem__`, so it must stay
 in the training process; rows are then trained on one at a time, with their gradients added up. Ours reads clips in two
-workers and trains on the packed media of eight rows at once. Both sides read clips with this package's own decoder and
+workers and trains on the packed media of eight rows at once, and like TRL's trainer it makes logits only where there is
+a loss. Both sides read clips with this package's own decoder and
 take the same optimizer steps on the same rows, by turns. The share of time in which ours waits for its workers is printed.
 
     python benchmarks/bench_sft.py
@@ -29,7 +30,7 @@ from multimood.datasets_scripts.schema import Row
 from multimood.datasets_scripts.synthetic import generate_rows
 from multimood.processors.turn import build_prompt
 from multimood.training.sft import turn_target
-from multimood.training.trainers.collator import MultiMoodCollator
+from multimood.training.trainers.collator import MultiMoodCollator, last_logits
 
 BATCH, WORKERS = 8, 2  # rows an optimizer step, readers of ours
 FREEZE = ("vision", "audio")
@@ -67,11 +68,12 @@ class Side:
         collate = MultiMoodCollator(processor, prompt, turn_target)
         if name == "naive":
             loader, self.accumulate = DataLoader(EncodedRows(rows, collate, self.model), batch_size=None), BATCH
+            self.with_loss = dict  # all logits
         else:
             loader = DataLoader(
                 rows, BATCH, collate_fn=collate, num_workers=WORKERS, persistent_workers=True, drop_last=True
             )
-            self.accumulate = 1
+            self.accumulate, self.with_loss = 1, last_logits
         self.batches = endless(loader)
         learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(learned, 1e-5)
@@ -84,7 +86,7 @@ class Side:
             batch = next(self.batches)
             waited += time.perf_counter() - start
             batch = {key: value.to(self.model.device) for key, value in batch.items()}
-            (self.model(**batch).loss / self.accumulate).backward()
+            (self.model(**self.with_loss(batch)).loss / self.accumulate).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         if torch.cuda.is_available():

@@ -34,7 +34,7 @@ from multimood.datasets_scripts.memory_slots import (
 )
 from multimood.datasets_scripts.schema import read_rows
 from multimood.training.trainers.checkpoints import last_checkpoint
-from multimood.training.trainers.collator import IGNORE_INDEX, MultiMoodCollator
+from multimood.training.trainers.collator import MultiMoodCollator, last_logits
 
 
 @dataclass
@@ -162,14 +162,6 @@ class MemoryCollator:
             start += len(item["run"])
         runs = self.processor.encode_history([item["run"] for item in items])
         return {**self.collate(asks), **runs, "slots": torch.tensor(slots)}
-
-
-def last_logits(inputs: dict) -> dict:
-    """Inputs of a model whose logits are made only from where the first target of a batch is predicted: a vocabulary is
-    wide, and prompts have no loss."""
-    labels = inputs["labels"]
-    kept = labels.shape[1] - int((labels != IGNORE_INDEX).any(0).nonzero()[0]) + 1
-    return {**inputs, "labels": labels[:, -kept:], "logits_to_keep": kept}
 
 
 class CompressorTrainer(Trainer):

@@ -6,7 +6,7 @@ from whole_builders import tiny_pair
 from multimood.datasets_scripts.synthetic import generate_rows
 from multimood.processors.turn import SupportTurn, build_prompt
 from multimood.training.sft import turn_target
-from multimood.training.trainers.collator import IGNORE_INDEX, MultiMoodCollator
+from multimood.training.trainers.collator import IGNORE_INDEX, MultiMoodCollator, last_logits
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +51,10 @@ def test_special_tokens_in_a_response_are_not_taken_for_control(collated):
     ids = batch["labels"][0][batch["labels"][0] != IGNORE_INDEX].tolist()
     assert processor.video_token_id not in ids
     assert ids.count(processor.tokenizer.eos_token_id) == 1
+
+
+def test_the_loss_is_the_same_with_the_last_logits_alone(collated):
+    model, _, _, _, batch = collated
+    whole, last = model(**batch), model(**last_logits(batch))
+    assert last.loss.item() == pytest.approx(whole.loss.item(), abs=1e-5)
+    assert last.logits.shape[1] < whole.logits.shape[1]

@@ -58,3 +58,11 @@ class MultiMoodCollator:
         tokenizer = self.processor.tokenizer
         text = neutralise(self.build_target(row), tokenizer)
         return torch.tensor([*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id])
+
+
+def last_logits(inputs: dict) -> dict:
+    """Inputs of a model whose logits are made only from where the first target of a batch is predicted: a vocabulary is
+    wide, and prompts have no loss."""
+    labels = inputs["labels"]
+    kept = labels.shape[1] - int((labels != IGNORE_INDEX).any(0).nonzero()[0]) + 1
+    return {**inputs, "labels": labels[:, -kept:], "logits_to_keep": kept}

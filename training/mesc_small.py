@@ -2,8 +2,8 @@
 
     python -m multimood.training.mesc_small --mesc path/to/mesc --work outputs/mesc_small
 
-1. Rows of the episode-disjoint split; `test.jsonl` is written for the evaluation and read by no stage;
-   validation is measured during stage 4, not learned. Stages 2 and 3 share the dialogues of train between them.
+1. Rows of the episode-disjoint split; `test.jsonl` is written for the evaluation and read by no stage. On validation a
+   checkpoint of stage 4 is chosen. Stages 2 and 3 share the dialogues of train between them.
 2. Tokenizer and language model, from the words of `train_language.jsonl` alone. The language model learns to speak, to
    repeat what it sees as pooled word vectors (`modeling_multimood/pooled_words.py`), and to answer. A *pretrained*
    language model, from which the real model starts, reads soft vectors without having been told; this is its stand-in.
@@ -361,8 +361,8 @@ def main() -> None:
     recipe = ("--model", str(language), "--train_file", str(for_compressor))
     run(compressor, "pretrain_compressor", "mesc_small_compressor.yaml", *recipe)
     start = ("--model_name_or_path", str(compressor), "--train_file")
-    measured = ("--eval_file", str(rows / "validation_slots.jsonl"))
-    run(args.work / "sft", "sft", "mesc_small_sft.yaml", *start, str(rows / "train_slots.jsonl"), *measured)
+    chosen_on = ("--eval_file", str(rows / "validation_slots.jsonl"))  # of a run's checkpoints the best is kept
+    run(args.work / "sft", "sft", "mesc_small_sft.yaml", *start, str(rows / "train_slots.jsonl"), *chosen_on)
 
     if args.clips:
         folder = args.work / "clips"

@@ -74,7 +74,7 @@ def test_stages_train_on_rows_of_train_alone(monkeypatch, tmp_path, mesc):
         assert {row["dialogue_id"] for row in read_rows(file)}.isdisjoint(held_out)
     names = [Path(argument).name for command in commands for argument in command]
     assert not any("test" in name for name in names)
-    assert [name for name in names if "validation" in name] == ["validation_slots.jsonl"]  # measured, not learned
+    assert [name for name in names if "validation" in name] == ["validation_slots.jsonl"]  # to choose a checkpoint
 
 
 def _touch(row):

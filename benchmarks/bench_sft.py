@@ -3,8 +3,8 @@
 The naive chain's dataset decodes the clips of a row and runs the frozen towers on them in `__getitem__`, so it must stay
 in the training process; rows are then trained on one at a time, with their gradients added up. Ours reads clips in two
 workers and trains on the packed media of eight rows at once, and like TRL's trainer it makes logits only where there is
-a loss. Both sides read clips with this package's own decoder and
-take the same optimizer steps on the same rows, by turns. The share of time in which ours waits for its workers is printed.
+a loss. Both sides read clips with this package's own decoder and take the same optimizer steps on the same rows, by turns.
+The share of time in which ours waits for its workers is printed.
 
     python benchmarks/bench_sft.py
 """
@@ -68,12 +68,12 @@ class Side:
         collate = MultiMoodCollator(processor, prompt, turn_target)
         if name == "naive":
             loader, self.accumulate = DataLoader(EncodedRows(rows, collate, self.model), batch_size=None), BATCH
-            self.with_loss = dict  # all logits
+            self.model_inputs = dict  # all logits
         else:
             loader = DataLoader(
                 rows, BATCH, collate_fn=collate, num_workers=WORKERS, persistent_workers=True, drop_last=True
             )
-            self.accumulate, self.with_loss = 1, last_logits
+            self.accumulate, self.model_inputs = 1, last_logits
         self.batches = endless(loader)
         learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(learned, 1e-5)
@@ -86,7 +86,7 @@ class Side:
             batch = next(self.batches)
             waited += time.perf_counter() - start
             batch = {key: value.to(self.model.device) for key, value in batch.items()}
-            (self.model(**self.with_loss(batch)).loss / self.accumulate).backward()
+            (self.model(**self.model_inputs(batch)).loss / self.accumulate).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         if torch.cuda.is_available():
